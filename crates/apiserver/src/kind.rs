@@ -1,0 +1,232 @@
+//! A kind is a row of facts plus a strategy where it has rules of its own.
+//! Built-in kinds and kinds of CustomResourceDefinitions are both rows of this
+//! type and go through the same pipeline.
+
+use std::fmt;
+use std::sync::Arc;
+
+use coracle_machinery::gvk::Name;
+use coracle_machinery::{FieldError, GroupResource, GroupVersionKind};
+use serde_json::Value;
+
+/// Where objects of a kind live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In a namespace.
+    Namespaced,
+    /// In the cluster.
+    Cluster,
+}
+
+/// A verb that a resource may offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The names are the verbs of discovery.
+pub enum Verb {
+    Create,
+    Delete,
+    DeleteCollection,
+    Get,
+    List,
+    Patch,
+    Update,
+    Watch,
+}
+
+impl Verb {
+    /// Every verb of an ordinary resource.
+    pub const ALL: &'static [Verb] = &[
+        Verb::Create,
+        Verb::Delete,
+        Verb::DeleteCollection,
+        Verb::Get,
+        Verb::List,
+        Verb::Patch,
+        Verb::Update,
+        Verb::Watch,
+    ];
+
+    /// The lower-case name used in discovery and RBAC.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Create => "create",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Patch => "patch",
+            Verb::Update => "update",
+            Verb::Watch => "watch",
+        }
+    }
+}
+
+/// A subresource as discovery shows it.
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, ...
+    pub name: &'static str,
+    /// The kind of its body; `None` if it is that of the parent.
+    pub kind: Option<GroupVersionKind>,
+    /// The verbs that it offers (connect subresources show `get`/`create`).
+    pub verbs: &'static [Verb],
+}
+
+/// One served version of one resource.
+#[derive(Clone)]
+pub struct Kind {
+    /// Group, version and kind.
+    pub gvk: GroupVersionKind,
+    /// The plural name in paths.
+    pub plural: Name,
+    /// The singular name.
+    pub singular: Name,
+    /// Short names of kubectl.
+    pub short_names: Vec<Name>,
+    /// Categories, such as `all`.
+    pub categories: Vec<Name>,
+    /// Namespaced or not.
+    pub scope: Scope,
+    /// The verbs offered. A kind without `Get` is not stored (reviews).
+    pub verbs: &'static [Verb],
+    /// Its subresources.
+    pub subresources: Vec<Subresource>,
+    /// Seconds after which objects are removed (events).
+    pub ttl_seconds: Option<u64>,
+    /// Its rules.
+    pub strategy: Arc<dyn Strategy>,
+    /// How `kubectl get` shows it.
+    pub table: Arc<dyn TableConvertor>,
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kind({:?})", self.gvk)
+    }
+}
+
+impl Kind {
+    /// Group and plural name.
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(self.gvk.group.clone(), self.plural.clone())
+    }
+
+    /// True if the kind has that subresource.
+    pub fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.iter().any(|s| s.name == name)
+    }
+}
+
+/// The rules of a kind, after `k8s.io/apiserver/pkg/registry/rest`. All
+/// methods are pure; objects are whole, with metadata already checked and
+/// completed by the pipeline. The defaults suit a kind that has a `spec`, a
+/// `status` subresource and no rules of its own.
+pub trait Strategy: Send + Sync + 'static {
+    /// Fills in fields that the client left out.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Drops or sets what a client may not choose on create. The pipeline has
+    /// removed `status` if there is a `status` subresource, and has set
+    /// `metadata.generation` to 1.
+    fn prepare_for_create(&self, _object: &mut Value) {}
+
+    /// Drops or carries over what a client may not change. The pipeline has
+    /// restored `status` from `old` if there is a `status` subresource, and
+    /// raises `metadata.generation` afterwards if anything but metadata and
+    /// status changed.
+    fn prepare_for_update(&self, _object: &mut Value, _old: &Value) {}
+
+    /// As `prepare_for_update`, for a write to `status`: the pipeline has
+    /// restored everything but `status` and a few metadata fields from `old`.
+    fn prepare_for_status_update(&self, _object: &mut Value, _old: &Value) {}
+
+    /// Errors of a new object.
+    fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Errors of a change, immutable fields above all. `validate` is run on
+    /// the new object as well.
+    fn validate_update(&self, _object: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Texts for `Warning` headers.
+    fn warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Values for field selectors besides `metadata.name` and
+    /// `metadata.namespace`, such as `spec.nodeName` of pods. A path that is
+    /// not listed here is refused as a selector.
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The value of one of `selectable_fields`; by default the text at that
+    /// path, with an absent one as the empty string.
+    fn selectable_field(&self, object: &Value, path: &str) -> String {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        match object.pointer(&pointer) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => String::new(),
+            Some(other) => other.to_string(),
+        }
+    }
+
+    /// Grace period in seconds for a delete that names none; `None` if the
+    /// kind is deleted at once (all but pods).
+    fn graceful_period(&self, _object: &Value) -> Option<i64> {
+        None
+    }
+
+    /// True if PUT creates an absent object.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// What becomes of dependents when the caller does not say.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+}
+
+/// What becomes of an object's dependents when it is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// They stay, without the owner reference.
+    Orphan,
+    /// They are collected afterwards.
+    Background,
+    /// They go first.
+    Foreground,
+}
+
+/// A strategy without rules.
+#[derive(Debug)]
+pub struct NoRules;
+
+impl Strategy for NoRules {}
+
+/// A column of a `meta.k8s.io/v1` Table.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Title, as in `Ready`.
+    pub name: Name,
+    /// OpenAPI type: `string`, `integer`, `boolean`, `date`, `number`.
+    pub r#type: Name,
+    /// OpenAPI format; `name` marks the name column.
+    pub format: Name,
+    /// What the column shows.
+    pub description: Name,
+    /// 0 for always, more for `-o wide`.
+    pub priority: i32,
+}
+
+/// Turns objects into rows.
+pub trait TableConvertor: Send + Sync + 'static {
+    /// The columns, NAME first.
+    fn columns(&self) -> &[Column];
+
+    /// The cells of one object. `now` is in seconds since the epoch, for ages.
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value>;
+}

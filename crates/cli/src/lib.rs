@@ -1,0 +1,1 @@
+//! The user's commands; the only crate that prints.

@@ -1,0 +1,1 @@
+//! Built-in controllers and the scheduler, written as Kubernetes clients.

@@ -1,0 +1,3 @@
+//! Virtual Kubernetes clusters.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Cluster DNS over an index of services and endpoints.

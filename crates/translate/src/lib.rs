@@ -1,0 +1,1 @@
+//! Pure mapping between virtual and host objects.
