@@ -1,1 +1,31 @@
-//! Keys, certificates, service-account tokens and kubeconfigs. The only crate that touches private keys.
+//! Keys, certificates, service-account tokens and kubeconfigs: the only crate
+//! that touches private keys.
+//!
+//! Everything is ECDSA P-256: small, quick, and understood by every client of
+//! Kubernetes.
+
+mod authority;
+mod token;
+
+pub mod kubeconfig;
+pub mod tls;
+
+pub use authority::{CertificateAuthority, KeyCert, certificate_subject};
+pub use token::TokenSigner;
+
+/// Why a key, certificate or token could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A certificate or key could not be made or read.
+    #[error("certificate: {0}")]
+    Certificate(String),
+    /// A key could not be made or read.
+    #[error("key: {0}")]
+    Key(String),
+    /// A TLS configuration was refused.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// A token is malformed, has another algorithm, or a wrong signature.
+    #[error("token: {0}")]
+    Token(&'static str),
+}
