@@ -74,6 +74,7 @@ pub(crate) fn is_registry(host: &str) -> bool {
             .as_bytes()
             .first()
             .is_some_and(u8::is_ascii_alphanumeric)
+        && !host.contains("..")
 }
 
 /// True for a repository path that is also safe as a relative file path.
