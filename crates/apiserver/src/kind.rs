@@ -92,6 +92,9 @@ pub struct Kind {
     pub subresources: Vec<Subresource>,
     /// Seconds after which objects are removed (events).
     pub ttl_seconds: Option<u64>,
+    /// How its objects are stored, if under another group or version than
+    /// this one; the strategy that counts is then that of the stored kind.
+    pub stored_as: Option<StoredAs>,
     /// Its rules.
     pub strategy: Arc<dyn Strategy>,
     /// How `kubectl get` shows it.
@@ -110,10 +113,43 @@ impl Kind {
         GroupResource::new(self.gvk.group.clone(), self.plural.clone())
     }
 
+    /// Group, version and kind of the stored form: its own, unless
+    /// `stored_as` says otherwise.
+    pub fn stored_gvk(&self) -> &GroupVersionKind {
+        self.stored_as.as_ref().map_or(&self.gvk, |s| &s.gvk)
+    }
+
+    /// The group and plural name under which objects are stored: equal for
+    /// all kinds that show the same objects.
+    pub fn stored_resource(&self) -> GroupResource {
+        GroupResource::new(self.stored_gvk().group.clone(), self.plural.clone())
+    }
+
     /// True if the kind has that subresource.
     pub fn has_subresource(&self, name: &str) -> bool {
         self.subresources.iter().any(|s| s.name == name)
     }
+}
+
+/// The form in which objects of a kind are stored, where it is not the served
+/// one: events of two groups, autoscalers of two versions.
+#[derive(Clone)]
+pub struct StoredAs {
+    /// Group, version and kind of the stored form, itself a served kind with
+    /// the same plural name.
+    pub gvk: GroupVersionKind,
+    /// The way there and back.
+    pub conversion: Arc<dyn Conversion>,
+}
+
+/// Turns a served object into the stored form and back. What one form cannot
+/// express is kept in annotations, so that there and back changes nothing.
+pub trait Conversion: Send + Sync + 'static {
+    /// From the served to the stored form, `apiVersion` included.
+    fn to_stored(&self, object: Value) -> Value;
+
+    /// From the stored to the served form, `apiVersion` included.
+    fn from_stored(&self, object: Value) -> Value;
 }
 
 /// The rules of a kind, after `k8s.io/apiserver/pkg/registry/rest`. All

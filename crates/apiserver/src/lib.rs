@@ -4,5 +4,7 @@
 //! runtimes. Module map and life of a request: ARCHITECTURE.md.
 
 pub mod access;
+pub mod discovery;
 pub mod kind;
+pub mod kinds;
 pub mod objects;

@@ -1,0 +1,484 @@
+//! Discovery documents, plain and aggregated, made from any list of kinds.
+
+use std::cmp::{Ordering, Reverse};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use coracle_machinery::GroupVersionKind;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::kind::{Kind, Scope, Subresource, Verb};
+
+/// A form of discovery, chosen by the `Accept` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One document per level: `/api`, `/apis`, `/apis/G`, `/apis/G/V`.
+    Plain,
+    /// `apidiscovery.k8s.io/v2`: everything in one document.
+    AggregatedV2,
+    /// `apidiscovery.k8s.io/v2beta1`, the same with another version.
+    AggregatedV2Beta1,
+}
+
+impl Form {
+    /// The first form that the `Accept` header names and we have: plain if it
+    /// names none.
+    pub fn negotiate(accept: &str) -> Self {
+        for part in accept.split(',') {
+            let mut pieces = part.split(';').map(str::trim);
+            let media = pieces.next().unwrap_or_default();
+            let mut version = "";
+            let mut kind = "";
+            for piece in pieces {
+                match piece.split_once('=') {
+                    Some(("v", v)) => version = v,
+                    Some(("as", k)) => kind = k,
+                    _ => {}
+                }
+            }
+            match (media, kind, version) {
+                ("application/json", "APIGroupDiscoveryList", "v2") => return Self::AggregatedV2,
+                ("application/json", "APIGroupDiscoveryList", "v2beta1") => {
+                    return Self::AggregatedV2Beta1;
+                }
+                ("application/json" | "application/*" | "*/*", "", _) => return Self::Plain,
+                _ => {}
+            }
+        }
+        Self::Plain
+    }
+
+    /// The content type of the answer.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Plain => "application/json",
+            Self::AggregatedV2 => {
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+            }
+            Self::AggregatedV2Beta1 => {
+                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+            }
+        }
+    }
+}
+
+/// The answer to `GET /api`. `address` is `host:port` as clients reach it.
+pub fn core_versions(address: &str) -> Value {
+    json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [
+            {"clientCIDR": "0.0.0.0/0", "serverAddress": address},
+        ],
+    })
+}
+
+/// The answer to `GET /apis`.
+pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
+    let groups: Vec<Value> = groups(kinds)
+        .iter()
+        .filter(|g| !g.name.is_empty())
+        .map(|g| api_group(g))
+        .collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// The answer to `GET /apis/G`, or `None` if there is no such group.
+pub fn group(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
+    let groups = groups(kinds);
+    let found = groups.iter().find(|g| g.name == name && !name.is_empty())?;
+    let mut body = api_group(found);
+    body["kind"] = "APIGroup".into();
+    body["apiVersion"] = "v1".into();
+    Some(body)
+}
+
+/// The answer to `GET /apis/G/V` (`/api/v1` with the empty group), or `None`
+/// if that version is not served.
+pub fn resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
+    let mut members: Vec<&Arc<Kind>> = kinds
+        .iter()
+        .filter(|k| k.gvk.group == group && k.gvk.version == version)
+        .collect();
+    let group_version = members.first()?.gvk.api_version();
+    members.sort_by(|a, b| a.plural.cmp(&b.plural));
+    let resources: Vec<Value> = members.iter().flat_map(|k| resources_of(k)).collect();
+    Some(json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": group_version,
+        "resources": resources,
+    }))
+}
+
+/// The aggregated answer to `GET /api` (`core`) or `GET /apis`.
+pub fn aggregated(kinds: &[Arc<Kind>], form: Form, core: bool) -> Value {
+    let version = match form {
+        Form::AggregatedV2Beta1 => "v2beta1",
+        Form::AggregatedV2 | Form::Plain => "v2",
+    };
+    let items: Vec<Value> = groups(kinds)
+        .iter()
+        .filter(|g| g.name.is_empty() == core)
+        .map(aggregated_group)
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    })
+}
+
+/// The strong validator of a discovery document, quotes included.
+pub fn etag(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    format!("\"{hex}\"")
+}
+
+/// One group with its versions, the preferred one first.
+struct Group<'a> {
+    name: &'a str,
+    versions: Vec<Version<'a>>,
+}
+
+struct Version<'a> {
+    name: &'a str,
+    kinds: Vec<&'a Arc<Kind>>,
+}
+
+/// Groups in upstream's order of priority.
+fn groups(kinds: &[Arc<Kind>]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for kind in kinds {
+        let at = match groups.iter().position(|g| g.name == kind.gvk.group) {
+            Some(at) => at,
+            None => {
+                groups.push(Group {
+                    name: &kind.gvk.group,
+                    versions: Vec::new(),
+                });
+                groups.len() - 1
+            }
+        };
+        let versions = &mut groups[at].versions;
+        match versions.iter_mut().find(|v| v.name == kind.gvk.version) {
+            Some(version) => version.kinds.push(kind),
+            None => versions.push(Version {
+                name: &kind.gvk.version,
+                kinds: vec![kind],
+            }),
+        }
+    }
+    groups.sort_by_key(|g| (Reverse(group_priority(g.name)), g.name));
+    for group in &mut groups {
+        group
+            .versions
+            .sort_by(|a, b| compare_versions(b.name, a.name));
+        for version in &mut group.versions {
+            version.kinds.sort_by(|a, b| a.plural.cmp(&b.plural));
+        }
+    }
+    groups
+}
+
+/// Group priorities as upstream registers its own groups with the
+/// aggregator; groups of custom resources come last.
+fn group_priority(group: &str) -> u32 {
+    match group {
+        "" => 18_000,
+        "apiregistration.k8s.io" => 17_900,
+        "apps" => 17_800,
+        "events.k8s.io" => 17_750,
+        "authentication.k8s.io" => 17_700,
+        "authorization.k8s.io" => 17_600,
+        "autoscaling" => 17_500,
+        "batch" => 17_400,
+        "certificates.k8s.io" => 17_300,
+        "networking.k8s.io" => 17_200,
+        "policy" => 17_100,
+        "rbac.authorization.k8s.io" => 17_000,
+        "storage.k8s.io" => 16_800,
+        "admissionregistration.k8s.io" | "apiextensions.k8s.io" => 16_700,
+        "scheduling.k8s.io" => 16_600,
+        "coordination.k8s.io" => 16_500,
+        "node.k8s.io" => 16_300,
+        "discovery.k8s.io" => 16_200,
+        "resource.k8s.io" => 16_150,
+        "flowcontrol.apiserver.k8s.io" => 16_100,
+        _ => 1_000,
+    }
+}
+
+/// Compares versions as Kubernetes does: `v2` over `v1` over `v1beta2` over
+/// `v1alpha1` over anything else, which goes by the alphabet, reversed.
+pub fn compare_versions(a: &str, b: &str) -> Ordering {
+    match (parse_version(a), parse_version(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (Some(_), None) => Ordering::Greater,
+        (None, Some(_)) => Ordering::Less,
+        (None, None) => b.cmp(a),
+    }
+}
+
+/// Stability (2 stable, 1 beta, 0 alpha), major, minor.
+fn parse_version(text: &str) -> Option<(u8, u32, u32)> {
+    let rest = text.strip_prefix('v')?;
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let major = number(&rest[..digits])?;
+    let tail = &rest[digits..];
+    if tail.is_empty() {
+        return Some((2, major, 0));
+    }
+    if let Some(minor) = tail.strip_prefix("beta") {
+        return Some((1, major, number(minor)?));
+    }
+    Some((0, major, number(tail.strip_prefix("alpha")?)?))
+}
+
+fn number(text: &str) -> Option<u32> {
+    if text.starts_with(['+', '-']) || text.starts_with('0') {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn api_group(group: &Group<'_>) -> Value {
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{}/{}", group.name, v.name), "version": v.name}))
+        .collect();
+    json!({
+        "name": group.name,
+        "preferredVersion": versions.first(),
+        "versions": versions,
+    })
+}
+
+fn verbs(verbs: &[Verb]) -> Value {
+    verbs.iter().map(|v| Value::from(v.as_str())).collect()
+}
+
+fn names(names: &[std::borrow::Cow<'static, str>]) -> Value {
+    names.iter().map(|n| Value::from(n.as_ref())).collect()
+}
+
+fn resources_of(kind: &Kind) -> Vec<Value> {
+    let namespaced = kind.scope == Scope::Namespaced;
+    let mut main = json!({
+        "name": kind.plural,
+        "singularName": kind.singular,
+        "namespaced": namespaced,
+        "kind": kind.gvk.kind,
+        "verbs": verbs(kind.verbs),
+    });
+    if !kind.short_names.is_empty() {
+        main["shortNames"] = names(&kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        main["categories"] = names(&kind.categories);
+    }
+    if kind.verbs.contains(&Verb::Get) && kind.verbs.contains(&Verb::Create) {
+        main["storageVersionHash"] = storage_version_hash(kind.stored_gvk()).into();
+    }
+    let mut resources = vec![main];
+    let mut subresources: Vec<&Subresource> = kind.subresources.iter().collect();
+    subresources.sort_by_key(|s| s.name);
+    for sub in subresources {
+        let body = sub.kind.as_ref().unwrap_or(&kind.gvk);
+        let mut entry = json!({
+            "name": format!("{}/{}", kind.plural, sub.name),
+            "singularName": "",
+            "namespaced": namespaced,
+            "kind": body.kind,
+            "verbs": verbs(sub.verbs),
+        });
+        if body.group_version() != kind.gvk.group_version() {
+            entry["group"] = body.group.as_ref().into();
+            entry["version"] = body.version.as_ref().into();
+        }
+        resources.push(entry);
+    }
+    resources
+}
+
+/// A short name of the stored form, by which clients notice migrations.
+fn storage_version_hash(gvk: &GroupVersionKind) -> String {
+    let text = format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind);
+    STANDARD.encode(&Sha256::digest(text.as_bytes())[..8])
+}
+
+fn aggregated_group(group: &Group<'_>) -> Value {
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|version| {
+            let resources: Vec<Value> = version
+                .kinds
+                .iter()
+                .map(|k| aggregated_resource(k))
+                .collect();
+            json!({
+                "version": version.name,
+                "resources": resources,
+                "freshness": "Current",
+            })
+        })
+        .collect();
+    let mut metadata = Map::new();
+    if !group.name.is_empty() {
+        metadata.insert("name".into(), group.name.into());
+    }
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn aggregated_resource(kind: &Kind) -> Value {
+    let mut entry = json!({
+        "resource": kind.plural,
+        "responseKind": response_kind(kind, None),
+        "scope": match kind.scope {
+            Scope::Namespaced => "Namespaced",
+            Scope::Cluster => "Cluster",
+        },
+        "singularResource": kind.singular,
+        "verbs": verbs(kind.verbs),
+    });
+    if !kind.short_names.is_empty() {
+        entry["shortNames"] = names(&kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        entry["categories"] = names(&kind.categories);
+    }
+    let mut subresources: Vec<&Subresource> = kind.subresources.iter().collect();
+    subresources.sort_by_key(|s| s.name);
+    if !subresources.is_empty() {
+        entry["subresources"] = subresources
+            .iter()
+            .map(|sub| {
+                json!({
+                    "subresource": sub.name,
+                    "responseKind": response_kind(kind, sub.kind.as_ref()),
+                    "verbs": verbs(sub.verbs),
+                })
+            })
+            .collect();
+    }
+    entry
+}
+
+/// Group and version are left empty where they are those of the parent.
+fn response_kind(kind: &Kind, body: Option<&GroupVersionKind>) -> Value {
+    let body = body.unwrap_or(&kind.gvk);
+    if body.group_version() == kind.gvk.group_version() {
+        json!({"group": "", "version": "", "kind": body.kind})
+    } else {
+        json!({"group": body.group, "version": body.version, "kind": body.kind})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds() -> Vec<Arc<Kind>> {
+        crate::kinds::builtin().into_iter().map(Arc::new).collect()
+    }
+
+    #[test]
+    fn aggregated_documents_equal_the_reference_clusters() {
+        let Some(dir) = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .map(|dir| dir.join("shared/kubernetes"))
+            .find(|dir| dir.is_dir())
+        else {
+            return;
+        };
+        for (file, core) in [("discovery-api.json", true), ("discovery-apis.json", false)] {
+            let bytes = std::fs::read(dir.join(file)).unwrap();
+            let expected: Value = serde_json::from_slice(&bytes).unwrap();
+            let ours = aggregated(&kinds(), Form::AggregatedV2, core);
+            let order = |v: &Value| -> Vec<String> {
+                let items = v["items"].as_array().unwrap();
+                items
+                    .iter()
+                    .map(|g| g["metadata"]["name"].to_string())
+                    .collect()
+            };
+            if core {
+                assert_eq!(ours, expected);
+            } else {
+                assert_eq!(
+                    ours["items"].as_array().unwrap().len(),
+                    expected["items"].as_array().unwrap().len()
+                );
+                for group in expected["items"].as_array().unwrap() {
+                    assert!(ours["items"].as_array().unwrap().contains(group), "{group}");
+                }
+                assert_eq!(order(&ours)[..12], order(&expected)[..12]);
+            }
+        }
+    }
+
+    #[test]
+    fn plain_documents_name_groups_and_resources() {
+        let kinds = kinds();
+        let list = resource_list(&kinds, "", "v1").unwrap();
+        let pods = list["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|r| r["name"] == "pods")
+            .unwrap();
+        assert_eq!(pods["storageVersionHash"], "xPOwRZ+Yhw8=");
+        assert_eq!(pods["shortNames"], json!(["po"]));
+        assert!(resource_list(&kinds, "apps", "v2").is_none());
+        let group = group(&kinds, "autoscaling").unwrap();
+        assert_eq!(group["preferredVersion"]["version"], "v2");
+        assert_eq!(
+            group_list(&kinds)["groups"][0]["name"],
+            "apiregistration.k8s.io"
+        );
+    }
+
+    #[test]
+    fn accept_header_chooses_the_form() {
+        for (accept, form) in [
+            ("", Form::Plain),
+            ("*/*", Form::Plain),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
+                Form::AggregatedV2,
+            ),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                Form::AggregatedV2Beta1,
+            ),
+            (
+                "application/vnd.kubernetes.protobuf, application/json",
+                Form::Plain,
+            ),
+        ] {
+            assert_eq!(Form::negotiate(accept), form, "{accept}");
+        }
+    }
+
+    #[test]
+    fn versions_sort_as_upstream() {
+        let mut versions = [
+            "v1alpha1", "foo1", "v1", "v11beta2", "v10", "v2", "v3beta1", "foo10",
+        ];
+        versions.sort_by(|a, b| compare_versions(b, a));
+        assert_eq!(
+            versions,
+            [
+                "v10", "v2", "v1", "v11beta2", "v3beta1", "v1alpha1", "foo1", "foo10"
+            ]
+        );
+    }
+}

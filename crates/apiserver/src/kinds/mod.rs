@@ -1,0 +1,17 @@
+//! The built-in kinds: for each one a row of facts, its rules and the columns
+//! that `kubectl get` shows.
+
+mod builder;
+mod columns;
+mod conversion;
+mod rows;
+
+use crate::kind::Kind;
+
+/// Every built-in kind in every served version, grouped by API group.
+pub fn builtin() -> Vec<Kind> {
+    rows::all()
+}
+
+#[cfg(test)]
+mod tests;
