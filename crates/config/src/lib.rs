@@ -1,1 +1,20 @@
-//! The user's configuration of a virtual cluster, and the names and marks of host objects.
+//! The user's configuration of a virtual cluster, and the names and marks of
+//! host objects.
+//!
+//! Pure: it knows no client. [`Config`] is what a user may choose, with the
+//! keys of today's `vcluster.yaml`; [`load`] reads it strictly and accepts the
+//! keys of 0.15 with a hint. [`names`] holds every rule by which host objects
+//! are named, [`marks`] every label and annotation they carry.
+
+mod legacy;
+pub mod load;
+pub mod marks;
+pub mod model;
+pub mod names;
+pub mod rules;
+mod set;
+
+pub use load::{ConfigError, Hint, Problem};
+pub use model::Config;
+pub use names::{NameError, host_cluster_name, host_name, validate_name};
+pub use rules::{PolicyRule, host_cluster_rules, host_rules};

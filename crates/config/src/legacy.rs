@@ -1,0 +1,159 @@
+//! The keys of 0.15, moved to their places of today.
+
+use serde_json::{Map, Value};
+
+use crate::load::Hint;
+
+/// Moves every key of 0.15 in `values` to today's place, with one hint for
+/// each. Values that do not fit are left where they are, to be reported there.
+pub(crate) fn translate(source: &str, values: &mut Value) -> Vec<Hint> {
+    let mut moves = Moves {
+        source,
+        values,
+        hints: Vec::new(),
+    };
+    moves.switch(
+        "sync.ingresses.enabled",
+        &[
+            "sync.toHost.ingresses.enabled",
+            "sync.fromHost.ingressClasses.enabled",
+        ],
+    );
+    moves.switch(
+        "sync.hoststorageclasses.enabled",
+        &["sync.fromHost.storageClasses.enabled"],
+    );
+    moves.switch(
+        "sync.nodes.enableScheduler",
+        &["controlPlane.advanced.virtualScheduler.enabled"],
+    );
+    moves.switch("sync.nodes.enabled", &["sync.fromHost.nodes.enabled"]);
+    moves.switch(
+        "sync.nodes.syncAllNodes",
+        &["sync.fromHost.nodes.selector.all"],
+    );
+    moves.switch(
+        "sync.nodes.syncNodeChanges",
+        &["sync.fromHost.nodes.syncBackChanges"],
+    );
+    moves.node_selector();
+    moves.rename(
+        "mapServices.fromHost",
+        "networking.replicateServices.fromHost",
+        Value::is_array,
+    );
+    moves.rename(
+        "mapServices.fromVirtual",
+        "networking.replicateServices.toHost",
+        Value::is_array,
+    );
+    moves.switch(
+        "isolation.enabled",
+        &[
+            "policies.resourceQuota.enabled",
+            "policies.limitRange.enabled",
+            "policies.networkPolicy.enabled",
+        ],
+    );
+    moves.switch(
+        "fallbackHostDns",
+        &["networking.advanced.fallbackHostCluster"],
+    );
+    moves.hints
+}
+
+struct Moves<'a> {
+    source: &'a str,
+    values: &'a mut Value,
+    hints: Vec<Hint>,
+}
+
+impl Moves<'_> {
+    fn switch(&mut self, old: &str, new: &[&str]) {
+        if let Some(value) = take(self.values, old, Value::is_boolean) {
+            for path in new {
+                put(self.values, path, value.clone());
+            }
+            self.hint(old, &new.join(" and "));
+        }
+    }
+
+    fn rename(&mut self, old: &str, new: &str, fits: fn(&Value) -> bool) {
+        if let Some(value) = take(self.values, old, fits) {
+            put(self.values, new, value);
+            self.hint(old, new);
+        }
+    }
+
+    /// `nodeSelector: "a=b,c=d"` becomes a map.
+    fn node_selector(&mut self) {
+        let old = "sync.nodes.nodeSelector";
+        let is_selector = |value: &Value| {
+            value
+                .as_str()
+                .is_some_and(|text| pairs(text).all(|pair| pair.is_some()))
+        };
+        if let Some(Value::String(text)) = take(self.values, old, is_selector) {
+            let labels: Map<String, Value> = pairs(&text)
+                .flatten()
+                .map(|(key, value)| (key.to_owned(), Value::from(value)))
+                .collect();
+            let new = "sync.fromHost.nodes.selector.labels";
+            put(self.values, new, Value::Object(labels));
+            self.hint(old, new);
+        }
+    }
+
+    fn hint(&mut self, old: &str, new: &str) {
+        self.hints.push(Hint {
+            source: self.source.to_owned(),
+            message: format!("{old} is a key of 0.15; today it is {new}"),
+        });
+    }
+}
+
+fn pairs(text: &str) -> impl Iterator<Item = Option<(&str, &str)>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| part.split_once('='))
+}
+
+/// Removes the value at a dotted path if it fits, and the maps that are empty
+/// afterwards.
+fn take(values: &mut Value, path: &str, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+    let map = values.as_object_mut()?;
+    match path.split_once('.') {
+        None => {
+            if fits(map.get(path)?) {
+                map.remove(path)
+            } else {
+                None
+            }
+        }
+        Some((head, rest)) => {
+            let inner = map.get_mut(head)?;
+            let taken = take(inner, rest, fits)?;
+            if inner.as_object().is_some_and(Map::is_empty) {
+                map.remove(head);
+            }
+            Some(taken)
+        }
+    }
+}
+
+/// Sets the value at a dotted path unless today's key is given as well.
+fn put(values: &mut Value, path: &str, value: Value) {
+    let Some(map) = values.as_object_mut() else {
+        return;
+    };
+    match path.split_once('.') {
+        None => {
+            map.entry(path).or_insert(value);
+        }
+        Some((head, rest)) => {
+            let inner = map.entry(head).or_insert_with(|| Value::Object(Map::new()));
+            put(inner, rest, value);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! What a user may choose for a virtual cluster: the keys of today's
+//! `vcluster.yaml` that this version carries out. Every leaf has a value (an
+//! empty text, list or map where nothing is chosen), so the serialised default
+//! also is the list of the keys that exist and of their types.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty = $default:expr),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$fmeta])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+/// Free-form part of a Kubernetes object.
+pub type Fragment = Map<String, Value>;
+/// Labels, annotations, selectors.
+pub type Texts = BTreeMap<String, String>;
+
+section!(
+    /// The whole configuration of a virtual cluster.
+    Config {
+        /// What flows between the two clusters.
+        sync: Sync = Sync::default(),
+        /// The pod of the control plane.
+        control_plane: ControlPlane = ControlPlane::default(),
+        /// Addresses and names.
+        networking: Networking = Networking::default(),
+        /// What the tenant's workloads may use of the host.
+        policies: Policies = Policies::default(),
+        /// How users reach the virtual cluster.
+        export_kube_config: ExportKubeConfig = ExportKubeConfig::default(),
+    }
+);
+
+section!(
+    /// What flows between the two clusters.
+    Sync {
+        /// From the virtual cluster to the host.
+        to_host: ToHost = ToHost::default(),
+        /// From the host into the virtual cluster.
+        from_host: FromHost = FromHost::default(),
+    }
+);
+
+section!(
+    /// Kinds that flow to the host.
+    ToHost {
+        /// Pods.
+        pods: Pods = Pods::default(),
+        /// Services.
+        services: Switch = Switch::on(),
+        /// Endpoints of services without a selector.
+        endpoints: Switch = Switch::on(),
+        /// EndpointSlices of services without a selector.
+        endpoint_slices: Switch = Switch::on(),
+        /// Volume claims.
+        persistent_volume_claims: Switch = Switch::on(),
+        /// ConfigMaps.
+        config_maps: Referenced = Referenced::default(),
+        /// Secrets.
+        secrets: Referenced = Referenced::default(),
+        /// Ingresses.
+        ingresses: Switch = Switch::off(),
+        /// NetworkPolicies.
+        network_policies: Switch = Switch::off(),
+        /// PodDisruptionBudgets.
+        pod_disruption_budgets: Switch = Switch::off(),
+    }
+);
+
+section!(
+    /// Pods on the host.
+    Pods {
+        /// Whether they flow at all.
+        enabled: bool = true,
+        /// Tolerations every host pod gets: `key=value:Effect`, `key:Effect`.
+        enforce_tolerations: Vec<String> = Vec::new(),
+        /// The host's runtime class for every pod; empty for none.
+        runtime_class_name: String = String::new(),
+        /// The host's priority class for every pod; empty for none.
+        priority_class_name: String = String::new(),
+        /// Images replaced on the way to the host.
+        translate_image: Texts = Texts::new(),
+    }
+);
+
+section!(
+    /// A kind that flows or does not.
+    Switch {
+        /// Whether it does.
+        enabled: bool = false,
+    }
+);
+
+impl Switch {
+    /// It flows.
+    pub fn on() -> Self {
+        Self { enabled: true }
+    }
+
+    /// It does not.
+    pub fn off() -> Self {
+        Self { enabled: false }
+    }
+}
+
+section!(
+    /// A kind of which only referenced objects flow.
+    Referenced {
+        /// Whether it flows at all.
+        enabled: bool = true,
+        /// All objects, also those that nothing refers to.
+        all: bool = false,
+    }
+);
+
+section!(
+    /// Kinds that flow into the virtual cluster.
+    FromHost {
+        /// Events of objects that flow.
+        events: Switch = Switch::on(),
+        /// Nodes as they are, in place of one made up per host node in use.
+        nodes: Nodes = Nodes::default(),
+        /// Ingress classes.
+        ingress_classes: Switch = Switch::off(),
+        /// Storage classes.
+        storage_classes: Switch = Switch::off(),
+    }
+);
+
+section!(
+    /// Real nodes inside.
+    Nodes {
+        /// Whether real nodes are shown; needs a ClusterRole.
+        enabled: bool = false,
+        /// Labels and taints set inside are written to the host.
+        sync_back_changes: bool = false,
+        /// Which nodes.
+        selector: NodeSelector = NodeSelector::default(),
+    }
+);
+
+section!(
+    /// Which nodes are shown.
+    NodeSelector {
+        /// Also nodes without a pod of this virtual cluster.
+        all: bool = false,
+        /// Only nodes with these labels; pods are limited to them.
+        labels: Texts = Texts::new(),
+    }
+);
+
+section!(
+    /// The pod of the control plane.
+    ControlPlane {
+        /// The StatefulSet.
+        stateful_set: StatefulSet = StatefulSet::default(),
+        /// The Service in front of the API server.
+        service: Service = Service::default(),
+        /// The listener of the API server.
+        proxy: Proxy = Proxy::default(),
+        /// Cluster DNS.
+        coredns: Switch = Switch::on(),
+        /// Further choices.
+        advanced: Advanced = Advanced::default(),
+    }
+);
+
+section!(
+    /// The StatefulSet of the control plane.
+    StatefulSet {
+        /// Its image.
+        image: Image = Image::default(),
+        /// `Always`, `IfNotPresent`, `Never`; empty for Kubernetes' default.
+        image_pull_policy: String = String::new(),
+        /// Resource requests and limits of the control plane's container.
+        resources: Fragment = Fragment::new(),
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
+        /// The pod of the StatefulSet.
+        pods: Extra = Extra::default(),
+        /// Further environment variables, as in a pod.
+        env: Vec<Value> = Vec::new(),
+        /// Where it runs.
+        scheduling: Scheduling = Scheduling::default(),
+        /// Where its data lies.
+        persistence: Persistence = Persistence::default(),
+    }
+);
+
+section!(
+    /// An image, in parts.
+    Image {
+        /// Host and port of the registry; empty for the default.
+        registry: String = String::new(),
+        /// Repository; empty for coracle's own.
+        repository: String = String::new(),
+        /// Tag; empty for the version of this program.
+        tag: String = String::new(),
+    }
+);
+
+section!(
+    /// Further labels and annotations.
+    Extra {
+        /// Labels.
+        labels: Texts = Texts::new(),
+        /// Annotations.
+        annotations: Texts = Texts::new(),
+    }
+);
+
+section!(
+    /// Where the control plane runs.
+    Scheduling {
+        /// Node labels.
+        node_selector: Texts = Texts::new(),
+        /// Affinity, as in a pod.
+        affinity: Fragment = Fragment::new(),
+        /// Tolerations, as in a pod.
+        tolerations: Vec<Value> = Vec::new(),
+        /// Priority class; empty for none.
+        priority_class_name: String = String::new(),
+    }
+);
+
+section!(
+    /// Where the data of the control plane lies.
+    Persistence {
+        /// The claim.
+        volume_claim: VolumeClaim = VolumeClaim::default(),
+    }
+);
+
+section!(
+    /// The volume claim of the control plane.
+    VolumeClaim {
+        /// A claim; else the data dies with the pod.
+        enabled: bool = true,
+        /// Its size.
+        size: String = "5Gi".to_owned(),
+        /// Its storage class; empty for the host's default.
+        storage_class: String = String::new(),
+        /// `Retain` or `Delete`: what becomes of it with the virtual cluster.
+        retention_policy: String = "Retain".to_owned(),
+        /// Access modes.
+        access_modes: Vec<String> = vec!["ReadWriteOnce".to_owned()],
+    }
+);
+
+section!(
+    /// The Service in front of the API server.
+    Service {
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
+        /// Fields of its spec, such as `type`.
+        spec: Fragment = Fragment::new(),
+    }
+);
+
+section!(
+    /// The listener of the API server.
+    Proxy {
+        /// Further names and addresses in its certificate.
+        #[serde(rename = "extraSANs")]
+        extra_sans: Vec<String> = Vec::new(),
+    }
+);
+
+section!(
+    /// Further choices for the control plane.
+    Advanced {
+        /// A scheduler of its own.
+        virtual_scheduler: Switch = Switch::off(),
+        /// The host account of workload pods.
+        workload_service_account: WorkloadAccount = WorkloadAccount::default(),
+    }
+);
+
+section!(
+    /// The host account of workload pods.
+    WorkloadAccount {
+        /// Its name; empty for `vc-workload-NAME`.
+        name: String = String::new(),
+    }
+);
+
+section!(
+    /// Addresses and names.
+    Networking {
+        /// Services that appear on both sides.
+        replicate_services: ReplicateServices = ReplicateServices::default(),
+        /// Further choices.
+        advanced: NetworkingAdvanced = NetworkingAdvanced::default(),
+    }
+);
+
+section!(
+    /// Services that appear on both sides.
+    ReplicateServices {
+        /// From the virtual cluster to the host.
+        to_host: Vec<ServiceMapping> = Vec::new(),
+        /// From the host into the virtual cluster.
+        from_host: Vec<ServiceMapping> = Vec::new(),
+    }
+);
+
+section!(
+    /// One service that appears on both sides.
+    ServiceMapping {
+        /// `namespace/name` where it comes from.
+        from: String = String::new(),
+        /// `namespace/name` where it goes; on the host the name alone will do.
+        to: String = String::new(),
+    }
+);
+
+section!(
+    /// Further networking choices.
+    NetworkingAdvanced {
+        /// The DNS domain inside.
+        cluster_domain: String = "cluster.local".to_owned(),
+        /// Names unknown inside are looked up in the host cluster.
+        fallback_host_cluster: bool = false,
+    }
+);
+
+section!(
+    /// What the tenant's workloads may use of the host.
+    Policies {
+        /// A ResourceQuota in the host namespace.
+        resource_quota: Quota = Quota::default(),
+        /// A LimitRange in the host namespace.
+        limit_range: Limits = Limits::default(),
+        /// NetworkPolicies around the workloads.
+        network_policy: Switch = Switch::off(),
+    }
+);
+
+section!(
+    /// A ResourceQuota in the host namespace.
+    Quota {
+        /// Whether there is one.
+        enabled: bool = false,
+        /// Its `hard` limits.
+        quota: Fragment = Fragment::new(),
+    }
+);
+
+section!(
+    /// A LimitRange in the host namespace.
+    Limits {
+        /// Whether there is one.
+        enabled: bool = false,
+        /// Default limits of a container.
+        default: Fragment = Fragment::new(),
+        /// Default requests of a container.
+        default_request: Fragment = Fragment::new(),
+    }
+);
+
+section!(
+    /// How users reach the virtual cluster.
+    ExportKubeConfig {
+        /// The context's name in the published kubeconfig; empty for the
+        /// default.
+        context: String = String::new(),
+        /// The server's address in it; empty for the Service.
+        server: String = String::new(),
+    }
+);
+
+impl Config {
+    /// The host account of workload pods of the virtual cluster `vc`.
+    pub fn workload_service_account(&self, vc: &str) -> String {
+        let name = &self.control_plane.advanced.workload_service_account.name;
+        if name.is_empty() {
+            crate::names::workload_service_account(vc)
+        } else {
+            name.clone()
+        }
+    }
+}
