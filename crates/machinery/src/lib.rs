@@ -7,8 +7,15 @@
 pub mod error;
 pub mod field;
 pub mod gvk;
+pub mod meta;
+pub mod names;
 pub mod object;
+pub mod quantity;
+pub mod selector;
+pub mod time;
 
 pub use error::{ApiError, Reason};
 pub use field::{FieldError, FieldErrorKind, FieldPath};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
