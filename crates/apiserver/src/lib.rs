@@ -4,6 +4,7 @@
 //! runtimes. Module map and life of a request: ARCHITECTURE.md.
 
 pub mod access;
+pub mod auth;
 pub mod discovery;
 pub mod kind;
 pub mod kinds;
