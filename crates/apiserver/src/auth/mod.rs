@@ -1,14 +1,20 @@
 //! Who is calling, and may they: authenticators, RBAC, the default policy and
 //! the reviews that answer questions about both.
 
+pub mod authenticate;
 pub mod bootstrap;
 pub mod denial;
+pub mod impersonation;
+pub mod node;
 pub mod rbac;
+pub mod tokens;
 
 #[cfg(test)]
 pub(crate) mod fake;
 
+pub use authenticate::Authenticators;
 use coracle_machinery::GroupResource;
+pub use tokens::ServiceAccountTokens;
 
 /// The API group of roles and bindings.
 pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use coracle_machinery::{ApiError, GroupResource, Reason, object};
 use serde_json::{Value, json};
 
-use super::rbac::{self, aggregation};
+use super::rbac::{self, PolicyRule, aggregation};
 use super::{core, named};
 use crate::objects::Objects;
 
@@ -66,6 +66,17 @@ pub fn objects() -> Vec<(GroupResource, Value)> {
     }
     all.extend(flow_control::objects());
     all
+}
+
+/// The rules of a default ClusterRole that does not aggregate; none for another
+/// name.
+pub fn cluster_role_rules(name: &str) -> Vec<PolicyRule> {
+    let role = cluster_roles::CLUSTER_ROLES.iter().find(|r| r.name == name);
+    let rules = role.map_or(Value::Null, |role| notation::rules(role.rules));
+    object::items(&rules, "")
+        .iter()
+        .map(|rule| PolicyRule::from_value(rule, &mut |text| text.into()))
+        .collect()
 }
 
 /// Creates what is missing, adds what default roles and bindings lack (unless
