@@ -7,6 +7,7 @@ pub mod denial;
 pub mod impersonation;
 pub mod node;
 pub mod rbac;
+pub mod reviews;
 pub mod tokens;
 
 #[cfg(test)]
