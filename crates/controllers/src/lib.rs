@@ -1,1 +1,24 @@
 //! Built-in controllers and the scheduler, written as Kubernetes clients.
+//!
+//! Every controller is a pure core, from observed objects to intended writes,
+//! with a thin adapter around it. All share one cache for each resource in use
+//! and keep slim views of objects there, not whole ones.
+
+mod api;
+mod claim;
+mod context;
+mod deployment;
+mod error;
+mod events;
+mod hash;
+mod informer;
+mod intstr;
+mod objects;
+mod pods;
+mod queue;
+mod replicaset;
+mod run;
+mod selector;
+
+pub use error::Error;
+pub use run::{Options, Selection, run};

@@ -1,0 +1,1 @@
+//! Jobs, cron jobs and disruption budgets.

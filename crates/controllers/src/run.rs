@@ -1,0 +1,114 @@
+//! Starting and stopping the controllers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::context::{Context, Task};
+use crate::error::Error;
+use crate::events::Recorder;
+use crate::informer::Informers;
+use crate::objects::apps::ReplicaSet;
+use crate::{deployment, replicaset};
+
+/// Which controllers to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of these names.
+    Only(BTreeSet<String>),
+}
+
+impl Selection {
+    fn includes(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// Settings of the controllers.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which controllers run.
+    pub controllers: Selection,
+    /// Certificate authority published to every namespace, PEM.
+    pub cluster_ca_pem: String,
+    /// Silence after which a node counts as unreachable.
+    pub node_monitor_grace: Duration,
+    /// Finished pods kept in the whole cluster; beyond, the oldest are deleted.
+    /// Zero keeps all.
+    pub terminated_pod_threshold: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            controllers: Selection::All,
+            cluster_ca_pem: String::new(),
+            node_monitor_grace: Duration::from_secs(40),
+            terminated_pod_threshold: 12_500,
+        }
+    }
+}
+
+type Start = fn(&Context) -> Task;
+
+/// Every controller by its name.
+const CONTROLLERS: &[(&str, Start)] = &[
+    ("deployment", deployment::start),
+    ("replicaset", replicaset::start::<ReplicaSet>),
+];
+
+/// Runs the selected controllers until `shutdown`.
+///
+/// # Errors
+/// Only for a selection that names no existing controller; failures at work
+/// are retried with back-off, for ever.
+pub async fn run(
+    client: kube::Client,
+    options: Options,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    if let Selection::Only(names) = &options.controllers
+        && let Some(unknown) = names
+            .iter()
+            .find(|name| !CONTROLLERS.iter().any(|(known, _)| known == name))
+    {
+        return Err(Error::UnknownController(unknown.clone()));
+    }
+    let api = Api::new(client);
+    let informers = Arc::new(Informers::new(api.clone(), shutdown.clone()));
+    let (events, write_events) = Recorder::new(api.clone(), shutdown.clone());
+    let context = Context {
+        api,
+        informers,
+        events,
+        options: Arc::new(options),
+        shutdown,
+    };
+    let selected = CONTROLLERS
+        .iter()
+        .filter(|(name, _)| context.options.controllers.includes(name));
+    let tasks: Vec<Task> = selected.map(|(_, start)| start(&context)).collect();
+    context.informers.start();
+    // Each in its own task: a long reconciliation of one never delays another.
+    let tasks = tasks
+        .into_iter()
+        .chain([Box::pin(write_events) as Task])
+        .map(tokio::spawn);
+    for ended in join_all(tasks).await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended");
+        }
+    }
+    context.informers.stopped().await;
+    Ok(())
+}
