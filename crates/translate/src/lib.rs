@@ -1,1 +1,33 @@
 //! Pure mapping between virtual and host objects.
+//!
+//! Every function takes objects and settings and gives objects back: no I/O,
+//! no clock, no client. [`Translator`] holds what is fixed for one virtual
+//! cluster; each module adds the rules of one kind.
+
+mod affinity;
+mod claim;
+mod data;
+mod endpoints;
+mod env;
+mod event;
+mod ingress;
+mod json;
+mod metadata;
+mod names;
+pub mod node;
+mod pod;
+mod pod_status;
+mod pod_update;
+mod policy;
+mod refs;
+mod selector;
+mod service;
+mod volumes;
+
+pub use data::DataKind;
+pub use endpoints::is_controller_made_slice;
+pub use metadata::{applied, merge_metadata, same_applied};
+pub use names::{Translator, VirtualName};
+pub use pod::{HostPod, PodContext, Token, token_secret_name};
+pub use refs::{Reference, references};
+pub use service::{API_PORT, DNS_PORT};

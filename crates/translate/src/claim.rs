@@ -1,0 +1,126 @@
+//! Volume claims to the host, their binding and status back, and the volumes
+//! that appear inside.
+
+use coracle_config::marks;
+use coracle_machinery::object;
+use serde_json::{Value, json};
+
+use crate::json::{drop_keys, same, set, text};
+use crate::metadata::{applied, merge_metadata, same_applied};
+use crate::names::Translator;
+
+/// Annotations by which volume controllers talk to each other; those of the
+/// host speak to the host's.
+const BINDING: &[&str] = &[
+    "pv.kubernetes.io/bind-completed",
+    "pv.kubernetes.io/bound-by-controller",
+    "volume.kubernetes.io/selected-node",
+    "volume.kubernetes.io/storage-provisioner",
+    "volume.beta.kubernetes.io/storage-provisioner",
+];
+
+impl Translator {
+    /// The host claim. A volume by name or selector is never asked for on the
+    /// host: it could be another tenant's, or a path of a node.
+    pub fn claim_to_host(&self, claim: &Value) -> Value {
+        let namespace = object::namespace(claim);
+        let mut host = self.shell("v1", "PersistentVolumeClaim", claim);
+        drop_keys(&mut host["metadata"]["annotations"], BINDING);
+        let mut spec = claim.get("spec").cloned().unwrap_or_else(|| json!({}));
+        drop_keys(&mut spec, &["volumeName", "selector"]);
+        for field in ["dataSource", "dataSourceRef"] {
+            let Some(source) = spec.get_mut(field).filter(|s| s.is_object()) else {
+                continue;
+            };
+            if text(source, "kind") == "PersistentVolumeClaim"
+                && text(source, "namespace").is_empty()
+            {
+                let name = self.rename("PersistentVolumeClaim", namespace, text(source, "name"));
+                set(source, "name", name);
+            } else {
+                drop_keys(&mut spec, &[field]);
+            }
+        }
+        host["spec"] = spec;
+        applied(host, |v| {
+            json!([
+                v["metadata"],
+                v["spec"]["resources"],
+                v["spec"].get("volumeAttributesClassName")
+            ])
+        })
+    }
+
+    /// The host claim with the changes made inside (its size), or `None`.
+    pub fn claim_update(&self, host: &Value, desired: &Value) -> Option<Value> {
+        if same_applied(host, desired) {
+            return None;
+        }
+        let mut updated = host.clone();
+        merge_metadata(&mut updated, desired);
+        for field in ["resources", "volumeAttributesClassName"] {
+            if let Some(value) = desired["spec"].get(field) {
+                set(&mut updated["spec"], field, value.clone());
+            }
+        }
+        Some(updated)
+    }
+
+    /// The virtual claim with the volume that the host bound, or `None`.
+    pub fn claim_back(&self, host: &Value, claim: &Value) -> Option<Value> {
+        let mut updated = claim.clone();
+        for field in ["volumeName", "storageClassName"] {
+            if let Some(value) = host["spec"].get(field)
+                && object::text(claim, &format!("/spec/{field}")).is_empty()
+            {
+                set(&mut updated["spec"], field, value.clone());
+            }
+        }
+        let volume = object::text(&updated, "/spec/volumeName").to_owned();
+        if !volume.is_empty() {
+            let annotations = object::child_map(&mut updated["metadata"], "annotations");
+            for key in &BINDING[..2] {
+                annotations.insert((*key).to_owned(), "yes".into());
+            }
+        }
+        (updated != *claim).then_some(updated)
+    }
+
+    /// The status that the virtual claim should show, or `None`.
+    pub fn claim_status_back(&self, host: &Value, claim: &Value) -> Option<Value> {
+        let wanted = host.get("status")?;
+        (!same(Some(wanted), claim.get("status"))).then(|| wanted.clone())
+    }
+
+    /// The volume that appears inside for a bound claim. It shows what the
+    /// claim tells of it; nothing can mount it but through the claim.
+    pub fn volume_inside(&self, host: &Value, claim: &Value) -> Option<Value> {
+        let volume = object::text(host, "/spec/volumeName");
+        if volume.is_empty() {
+            return None;
+        }
+        let mut spec = json!({
+            "capacity": host.pointer("/status/capacity")
+                .or_else(|| host.pointer("/spec/resources/requests")).cloned().unwrap_or_else(|| json!({})),
+            "accessModes": host["spec"].get("accessModes").cloned().unwrap_or_else(|| json!([])),
+            "persistentVolumeReclaimPolicy": "Delete",
+            "claimRef": {
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "namespace": object::namespace(claim), "name": object::name(claim),
+                "uid": object::uid(claim),
+            },
+            "csi": {"driver": "coracle.dev", "volumeHandle": volume},
+        });
+        for field in ["storageClassName", "volumeMode"] {
+            if let Some(value) = host["spec"].get(field) {
+                set(&mut spec, field, value.clone());
+            }
+        }
+        Some(json!({
+            "apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": volume, "labels": {marks::IMPORTED: "host"}},
+            "spec": spec,
+            "status": {"phase": "Bound"},
+        }))
+    }
+}
