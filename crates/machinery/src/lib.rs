@@ -11,6 +11,7 @@ pub mod meta;
 pub mod names;
 pub mod object;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 pub mod time;
 
@@ -18,4 +19,5 @@ pub use error::{ApiError, Reason};
 pub use field::{FieldError, FieldErrorKind, FieldPath};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;
+pub use schema::Schema;
 pub use selector::{FieldSelector, LabelSelector};

@@ -1,0 +1,443 @@
+//! Validation of custom objects, in the words of upstream's validators.
+
+mod formats;
+mod limits;
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::{Constraints, ListType, Schema, Type};
+use crate::field::{FieldError, FieldErrorKind, FieldPath};
+
+/// The most errors that are collected for one object.
+const MAX_ERRORS: usize = 100;
+
+/// The most schema nodes that are looked at for one object. A definition can
+/// multiply the work with alternatives; an honest object needs some thousands.
+const MAX_STEPS: usize = 5_000_000;
+
+impl Schema {
+    /// Errors of an object of a custom kind. Built-in kinds have none: their
+    /// types are checked when they are decoded, their rules are elsewhere.
+    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
+        self.validate_below(object, "")
+    }
+
+    /// As `validate`, for a value found at `path`.
+    pub fn validate_below(&self, value: &Value, path: &str) -> Vec<FieldError> {
+        let mut validator = Validator {
+            errors: Vec::new(),
+            most: MAX_ERRORS,
+            steps: 0,
+        };
+        validator.value(self, value, &Path::Root(path));
+        if validator.steps > MAX_STEPS {
+            let why = "validation takes too many steps";
+            validator
+                .errors
+                .push(FieldError::forbidden(&FieldPath::new(path), why));
+        }
+        validator.errors
+    }
+}
+
+/// A path that is only put into words for an error.
+enum Path<'a> {
+    Root(&'a str),
+    Field(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
+}
+
+impl Path<'_> {
+    fn to_field(&self) -> FieldPath {
+        match self {
+            Path::Root(text) => FieldPath::new(text),
+            Path::Field(parent, name) => parent.to_field().child(name),
+            Path::Index(parent, index) => parent.to_field().index(*index),
+        }
+    }
+
+    /// The path as it stands in messages: empty for the object itself.
+    fn text(&self) -> String {
+        match self {
+            Path::Root(text) => (*text).to_owned(),
+            other => other.to_field().to_string(),
+        }
+    }
+}
+
+struct Validator {
+    errors: Vec<FieldError>,
+    most: usize,
+    steps: usize,
+}
+
+/// The name of a value's JSON type.
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn has_type(ty: Type, value: &Value) -> bool {
+    match ty {
+        Type::Any => true,
+        Type::Object => value.is_object(),
+        Type::Array => value.is_array(),
+        Type::String => value.is_string(),
+        Type::Boolean => value.is_boolean(),
+        Type::Number => value.is_number(),
+        Type::Integer => is_whole(value),
+        Type::IntOrString => value.is_string() || is_whole(value),
+        Type::Quantity => value.is_string() || value.is_number(),
+    }
+}
+
+fn is_whole(value: &Value) -> bool {
+    match value {
+        Value::Number(n) => n.as_f64().is_some_and(|f| !n.is_f64() || f.fract() == 0.0),
+        _ => false,
+    }
+}
+
+fn wanted(ty: Type) -> &'static str {
+    match ty {
+        Type::Any => "any",
+        Type::Object => "object",
+        Type::Array => "array",
+        Type::String => "string",
+        Type::Boolean => "boolean",
+        Type::Number => "number",
+        Type::Integer => "integer",
+        Type::IntOrString => "integer,string",
+        Type::Quantity => "string,number",
+    }
+}
+
+impl Validator {
+    fn full(&self) -> bool {
+        self.errors.len() >= self.most || self.steps > MAX_STEPS
+    }
+
+    fn add(&mut self, error: FieldError) {
+        if self.errors.len() < self.most {
+            self.errors.push(error);
+        }
+    }
+
+    /// `found` breaks a rule; the message starts with the path.
+    fn add_invalid(&mut self, path: &Path<'_>, value: &Value, rule: &str) {
+        let detail = format!("{} in body {rule}", path.text());
+        self.add(FieldError::invalid(&path.to_field(), value.clone(), detail));
+    }
+
+    fn value(&mut self, schema: &Schema, value: &Value, path: &Path<'_>) {
+        self.steps += 1;
+        if self.full() || !schema.is_custom() {
+            return;
+        }
+        if value.is_null() && (schema.nullable() || schema.kind() == Type::Any) {
+            return;
+        }
+        if !has_type(schema.kind(), value) {
+            let (found, wanted) = (type_name(value), wanted(schema.kind()));
+            let text = path.text();
+            let detail = format!("{text} in body must be of type {wanted}: \"{found}\"");
+            let mut error = FieldError::invalid(&path.to_field(), found, detail);
+            error.kind = FieldErrorKind::TypeInvalid;
+            self.add(error);
+            return;
+        }
+        if let Some(format) = schema.format()
+            && !formats::matches(format, value)
+        {
+            let detail = format!("{} in body must be of type {format}: {value}", path.text());
+            self.add(FieldError::invalid(&path.to_field(), value.clone(), detail));
+        }
+        match value {
+            Value::Object(map) => self.object(schema, map, path),
+            Value::Array(items) => self.array(schema, items, path),
+            _ => {}
+        }
+        if let Some(constraints) = schema.constraints() {
+            self.limits(constraints, value, path);
+            self.logic(constraints, value, path);
+        }
+    }
+
+    fn object(&mut self, schema: &Schema, map: &Map<String, Value>, path: &Path<'_>) {
+        for name in schema.required() {
+            if !map.contains_key(name.as_ref()) {
+                self.add(FieldError::required(&path.to_field().child(name), ""));
+            }
+        }
+        if schema.is_embedded_resource() {
+            self.embedded(map, path);
+        }
+        for (name, value) in map {
+            if let Some(below) = schema.child(name) {
+                self.value(below, value, &Path::Field(path, name));
+            }
+        }
+        let limits = schema.constraints().and_then(|c| c.metadata.as_ref());
+        if let (Some(limits), Some(metadata)) = (limits, map.get("metadata")) {
+            self.value(limits, metadata, &Path::Field(path, "metadata"));
+        }
+    }
+
+    /// An embedded resource says what it is.
+    fn embedded(&mut self, map: &Map<String, Value>, path: &Path<'_>) {
+        for name in ["apiVersion", "kind"] {
+            let text = map.get(name).and_then(Value::as_str).unwrap_or_default();
+            if text.is_empty() {
+                let at = path.to_field().child(name);
+                self.add(FieldError::required(&at, "must not be empty"));
+            }
+        }
+    }
+
+    fn array(&mut self, schema: &Schema, items: &[Value], path: &Path<'_>) {
+        if let Some(below) = schema.items() {
+            for (index, item) in items.iter().enumerate() {
+                self.value(below, item, &Path::Index(path, index));
+            }
+        }
+        let keys = schema.list_map_keys();
+        if schema.list_type() == ListType::Atomic {
+            return;
+        }
+        let mut seen = HashSet::new();
+        for (index, item) in items.iter().enumerate() {
+            let identity = match schema.list_type() {
+                ListType::Map => Value::Object(
+                    keys.iter()
+                        .filter_map(|k| Some((k.to_string(), item.get(k.as_ref())?.clone())))
+                        .collect(),
+                ),
+                _ => item.clone(),
+            };
+            if !seen.insert(identity.to_string()) {
+                let at = Path::Index(path, index).to_field();
+                self.add(FieldError::duplicate(&at, identity));
+            }
+        }
+    }
+
+    fn logic(&mut self, constraints: &Constraints, value: &Value, path: &Path<'_>) {
+        for schema in &constraints.all_of {
+            self.value(schema, value, path);
+        }
+        let mut refuse = |why: String| {
+            // Upstream loses the path of these: clients know them so.
+            self.errors
+                .push(FieldError::invalid(&FieldPath::default(), "", why));
+        };
+        let mut steps = 0;
+        let mut count = |schemas: &[Schema]| {
+            let holds = |schema: &&Schema| holds(schema, value, path, &mut steps);
+            schemas.iter().filter(holds).count()
+        };
+        let name = path.text();
+        if !constraints.any_of.is_empty() && count(&constraints.any_of) == 0 {
+            refuse(format!(
+                "\"{name}\" must validate at least one schema (anyOf)"
+            ));
+        }
+        if !constraints.one_of.is_empty() {
+            let found = match count(&constraints.one_of) {
+                0 => "none valid".to_owned(),
+                1 => String::new(),
+                n => format!("{n} valid alternatives"),
+            };
+            if !found.is_empty() {
+                let rule = "must validate one and only one schema (oneOf)";
+                refuse(format!("\"{name}\" {rule}. Found {found}"));
+            }
+        }
+        if let Some(not) = &constraints.not
+            && count(std::slice::from_ref(not)) == 1
+        {
+            refuse(format!("\"{name}\" must not validate the schema (not)"));
+        }
+        self.steps += steps;
+    }
+}
+
+/// True if a value passes; adds what the check cost to `steps`.
+fn holds(schema: &Schema, value: &Value, path: &Path<'_>, steps: &mut usize) -> bool {
+    let mut validator = Validator {
+        errors: Vec::new(),
+        most: 1,
+        steps: *steps,
+    };
+    validator.value(schema, value, path);
+    *steps = validator.steps;
+    validator.errors.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn faults(spec: Value, value: Value) -> Vec<String> {
+        let schema = json!({"type": "object", "properties": {"spec": spec}});
+        let schema = Schema::from_crd(&schema).unwrap();
+        let errors = schema.validate(&json!({"spec": value}));
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn faults_have_the_words_of_upstream() {
+        let object = |properties: Value| json!({"type": "object", "properties": properties});
+        for (spec, value, fault) in [
+            (
+                json!({"type": "integer"}),
+                json!("x"),
+                "spec: Invalid value: \"string\": spec in body must be of type integer: \"string\"",
+            ),
+            (
+                object(json!({"replicas": {"type": "integer"}})),
+                json!({"replicas": null}),
+                "spec.replicas: Invalid value: \"null\": spec.replicas in body must be of type integer: \"null\"",
+            ),
+            (
+                json!({"type": "object", "required": ["x"]}),
+                json!({}),
+                "spec.x: Required value",
+            ),
+            (
+                json!({"type": "string", "enum": ["a", "b"]}),
+                json!("c"),
+                "spec: Unsupported value: \"c\": supported values: \"a\", \"b\"",
+            ),
+            (
+                json!({"type": "string", "pattern": "^a+$"}),
+                json!("b"),
+                "spec: Invalid value: \"b\": spec in body should match '^a+$'",
+            ),
+            (
+                json!({"type": "integer", "maximum": 3}),
+                json!(5),
+                "spec: Invalid value: 5: spec in body should be less than or equal to 3",
+            ),
+            (
+                json!({"type": "integer", "minimum": 3, "exclusiveMinimum": true}),
+                json!(3),
+                "spec: Invalid value: 3: spec in body should be greater than 3",
+            ),
+            (
+                json!({"type": "number", "multipleOf": 0.5}),
+                json!(0.7),
+                "spec: Invalid value: 0.7: spec in body should be a multiple of 0.5",
+            ),
+            (
+                json!({"type": "string", "minLength": 3}),
+                json!("é"),
+                "spec: Invalid value: \"é\": spec in body should be at least 3 chars long",
+            ),
+            (
+                json!({"type": "string", "maxLength": 1}),
+                json!("ab"),
+                "spec: Too long: may not be more than 1 bytes",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "string"}, "maxItems": 1}),
+                json!(["a", "b"]),
+                "spec: Too many: 2: must have at most 1 items",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
+                json!([]),
+                "spec: Invalid value: []: spec in body should have at least 1 items",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"}),
+                json!(["a", "a"]),
+                "spec[1]: Duplicate value: \"a\"",
+            ),
+            (
+                json!({"type": "string", "format": "date-time"}),
+                json!("x"),
+                "spec: Invalid value: \"x\": spec in body must be of type date-time: \"x\"",
+            ),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+                json!({}),
+                "<nil>: Invalid value: \"\": \"spec\" must validate one and only one schema (oneOf). Found none valid",
+            ),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "string"}}, "not": {"required": ["a"]}}),
+                json!({"a": "x"}),
+                "<nil>: Invalid value: \"\": \"spec\" must not validate the schema (not)",
+            ),
+            (
+                json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}),
+                json!({"apiVersion": "v1"}),
+                "spec.kind: Required value: must not be empty",
+            ),
+            (
+                json!({"x-kubernetes-int-or-string": true}),
+                json!(true),
+                "spec: Invalid value: \"boolean\": spec in body must be of type integer,string: \"boolean\"",
+            ),
+            (
+                object(
+                    json!({"l": {"type": "array", "items": {"type": "object", "required": ["n"], "properties": {"n": {"type": "string"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["n"]}}),
+                ),
+                json!({"l": [{"n": "a"}, {"n": "a"}]}),
+                "spec.l[1]: Duplicate value: {\"n\":\"a\"}",
+            ),
+        ] {
+            assert_eq!(faults(spec.clone(), value), [fault], "{spec}");
+        }
+    }
+
+    #[test]
+    fn good_values_pass() {
+        for (spec, value) in [
+            (json!({"type": "integer"}), json!(2.0)),
+            (json!({"type": "string", "nullable": true}), json!(null)),
+            (
+                json!({"type": "object", "additionalProperties": true}),
+                json!({"a": [1, {"b": null}]}),
+            ),
+            (json!({"x-kubernetes-int-or-string": true}), json!("50%")),
+            (
+                json!({"type": "number", "multipleOf": 0.1, "minimum": 0}),
+                json!(0.5),
+            ),
+            (
+                json!({"type": "string", "anyOf": [{"pattern": "^a"}, {"pattern": "b$"}]}),
+                json!("xb"),
+            ),
+            (
+                json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+                json!({"a": 1}),
+            ),
+        ] {
+            assert_eq!(faults(spec.clone(), value), Vec::<String>::new(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn the_name_may_be_limited() {
+        let schema = Schema::from_crd(&json!({"type": "object", "properties": {"metadata": {
+            "type": "object", "properties": {"name": {"type": "string", "maxLength": 2}}}}}));
+        let errors = schema
+            .unwrap()
+            .validate(&json!({"metadata": {"name": "abc"}}));
+        assert_eq!(
+            errors[0].to_string(),
+            "metadata.name: Too long: may not be more than 2 bytes"
+        );
+    }
+}
