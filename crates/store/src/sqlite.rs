@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
@@ -31,29 +30,11 @@ pub use retention::Retention;
 /// a small machine has cores.
 const LISTERS: usize = 2;
 
-/// Connections for single keys: so many callers need not wait for each other.
-const GETTERS: usize = 2;
-
 /// How a [`SqliteStore`] behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SqliteOptions {
     /// How much history is kept.
     pub retention: Retention,
-    /// How long watchers of quiet prefixes wait for
-    /// [`WatchMessage::Progress`](crate::WatchMessage::Progress) after a
-    /// change elsewhere.
-    pub progress_interval: Duration,
-}
-
-impl Default for SqliteOptions {
-    fn default() -> Self {
-        Self {
-            retention: Retention::default(),
-            // Long enough to cost nothing, short enough that a watcher that
-            // resumes finds its revision in the history.
-            progress_interval: Duration::from_secs(5),
-        }
-    }
 }
 
 /// A store in a SQLite database. Needs a tokio runtime. Dropping it finishes
@@ -74,7 +55,7 @@ struct Shared {
     /// Older revisions cannot be read.
     compacted: AtomicU64,
     /// For single keys, on the caller's thread.
-    getters: Vec<Handle>,
+    getter: Handle,
     /// For longer reads, on blocking threads.
     listers: Vec<Handle>,
     next_lister: AtomicUsize,
@@ -92,13 +73,11 @@ impl SqliteStore {
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let lock = lock_file(path)?;
         let writer = schema::open_writer(path)?;
-        let readers = |count| -> Result<Vec<Handle>, StoreError> {
-            (0..count)
-                .map(|_| schema::open_reader(path).map(handle))
-                .collect()
-        };
-        let (getters, listers) = (readers(GETTERS)?, readers(LISTERS)?);
-        Self::start(handle(writer), getters, listers, Some(lock), options)
+        let getter = handle(schema::open_reader(path)?);
+        let listers = (0..LISTERS)
+            .map(|_| schema::open_reader(path).map(handle))
+            .collect::<Result<_, _>>()?;
+        Self::start(handle(writer), getter, listers, Some(lock), options)
     }
 
     /// A store in memory, for tests: fast, and gone when dropped.
@@ -116,8 +95,9 @@ impl SqliteStore {
     pub fn open_in_memory_with(options: SqliteOptions) -> Result<Self, StoreError> {
         // The database belongs to its connection, so all share one.
         let connection = handle(schema::open_in_memory()?);
-        let readers = vec![Arc::clone(&connection)];
-        Self::start(connection, readers.clone(), readers, None, options)
+        let getter = Arc::clone(&connection);
+        let listers = vec![Arc::clone(&connection)];
+        Self::start(connection, getter, listers, None, options)
     }
 
     /// Finishes the writes that wait and closes the database. Watches end
@@ -132,7 +112,7 @@ impl SqliteStore {
 
     fn start(
         writer: Handle,
-        getters: Vec<Handle>,
+        getter: Handle,
         listers: Vec<Handle>,
         lock_file: Option<File>,
         options: SqliteOptions,
@@ -140,10 +120,10 @@ impl SqliteStore {
         let bounds = with(&writer, |connection| Ok(rows::bounds(connection)?))?;
         let shared = Arc::new(Shared {
             queue: Queue::new(),
-            hub: Arc::new(Hub::new(bounds.latest, options.progress_interval)),
+            hub: Arc::new(Hub::new(bounds.latest)),
             latest: AtomicU64::new(bounds.latest),
             compacted: AtomicU64::new(bounds.compacted),
-            getters,
+            getter,
             listers,
             next_lister: AtomicUsize::new(0),
         });
@@ -181,8 +161,9 @@ impl Drop for SqliteStore {
 impl Store for SqliteStore {
     /// Reads on the caller's thread: a handful of pages, usually in memory.
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
-        self.shared
-            .read_here(|connection| Ok(rows::get(connection, key)?))
+        with(&self.shared.getter, |connection| {
+            Ok(rows::get(connection, key)?)
+        })
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StoreError> {
@@ -215,9 +196,9 @@ impl Store for SqliteStore {
         };
         if after > bounds.latest {
             // A commit may be visible to others before it is known here.
-            bounds = self
-                .shared
-                .read_here(|connection| Ok(rows::bounds(connection)?))?;
+            bounds = with(&self.shared.getter, |connection| {
+                Ok(rows::bounds(connection)?)
+            })?;
         }
         bounds.check(after)?;
         Ok(watch::stream(Arc::clone(&self.shared), prefix, after))
@@ -243,22 +224,6 @@ impl Shared {
         self.latest.fetch_max(revision, Ordering::AcqRel);
     }
 
-    /// Reads a little on the caller's thread.
-    fn read_here<T>(
-        &self,
-        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let idle = self
-            .getters
-            .iter()
-            .find_map(|getter| match getter.try_lock() {
-                Ok(connection) => Some(connection),
-                Err(_) => None,
-            });
-        let connection = idle.unwrap_or_else(|| lock(&self.getters[0]));
-        read(connection.as_ref().ok_or(StoreError::Closed)?)
-    }
-
     /// Reads on a blocking thread.
     async fn read<T: Send + 'static>(
         &self,
@@ -273,7 +238,7 @@ impl Shared {
     }
 
     fn close_readers(&self) {
-        for handle in self.listers.iter().chain(&self.getters) {
+        for handle in self.listers.iter().chain([&self.getter]) {
             lock(handle).take();
         }
     }

@@ -1,17 +1,11 @@
-//! The behaviour suite against SQLite.
+//! The behaviour suite against SQLite, and what only SQLite promises.
 
 mod suite;
 
-use std::time::Duration;
-
-use coracle_store::{SqliteOptions, SqliteStore};
+use coracle_store::SqliteStore;
 
 fn in_memory() -> SqliteStore {
-    SqliteStore::open_in_memory_with(SqliteOptions {
-        progress_interval: Duration::from_millis(20),
-        ..SqliteOptions::default()
-    })
-    .unwrap()
+    SqliteStore::open_in_memory().unwrap()
 }
 
 store_suite!(in_memory);
