@@ -1,1 +1,21 @@
 //! Node agent: pods through CRI, volumes, probes, streaming and the service proxy. Knows nothing of virtual clusters.
+//!
+//! [`run`] is the whole of it: it prepares the node's network, registers the
+//! node, runs one worker per pod and stops when told, leaving pods running.
+
+pub mod cri;
+pub mod proxy;
+
+mod agent;
+mod downward;
+mod env;
+mod events;
+mod kubelet;
+mod network;
+mod node_object;
+mod pod;
+mod probes;
+mod quantity;
+mod volumes;
+
+pub use agent::{Error, NodeConfig, run};

@@ -20,13 +20,11 @@ const MAX_UNREAD_EVENTS: usize = 8192;
 /// shared between watchers, so slow ones do not add up.
 const MAX_UNREAD_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long watchers of quiet prefixes wait to hear how far the rest of the
-/// store has come. Long enough to cost nothing, short enough that a watcher
-/// that resumes finds its revision in the history.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-
 /// The watchers of one store.
 pub(crate) struct Hub {
+    /// How long watchers of quiet prefixes wait to hear how far the rest of
+    /// the store has come.
+    progress_interval: Duration,
     state: Mutex<State>,
 }
 
@@ -58,8 +56,9 @@ struct Inbox {
 
 impl Hub {
     /// A hub of a store whose latest revision is `published`.
-    pub(crate) fn new(published: Revision) -> Self {
+    pub(crate) fn new(published: Revision, progress_interval: Duration) -> Self {
         Self {
+            progress_interval,
             state: Mutex::new(State {
                 published,
                 quiet_since: None,
@@ -131,7 +130,7 @@ impl Hub {
     /// When [`Hub::tell_progress`] should be called, if at all.
     pub(crate) fn progress_due(&self) -> Option<Instant> {
         let since = self.lock().quiet_since?;
-        Some(since + PROGRESS_INTERVAL)
+        Some(since + self.progress_interval)
     }
 
     /// Tells every watcher how far the store has come.
@@ -309,7 +308,7 @@ mod tests {
 
     #[test]
     fn watchers_get_what_matches_and_is_new() {
-        let hub = Arc::new(Hub::new(4));
+        let hub = Arc::new(Hub::new(4, Duration::from_secs(5)));
         let (mut all, published) = hub.subscribe("", 0);
         let (mut some, _) = hub.subscribe("a/", 6);
         assert_eq!(published, 4);
@@ -323,7 +322,7 @@ mod tests {
 
     #[test]
     fn quiet_watchers_hear_of_progress_once() {
-        let hub = Arc::new(Hub::new(0));
+        let hub = Arc::new(Hub::new(0, Duration::from_secs(5)));
         let (mut quiet, _) = hub.subscribe("q/", 0);
         assert!(hub.progress_due().is_none());
         hub.publish(&[event("a/1", 1, 1)]);
@@ -341,7 +340,7 @@ mod tests {
     #[test]
     fn a_watcher_that_does_not_read_is_told_to_list_again() {
         for (size, count) in [(1, MAX_UNREAD_EVENTS), (MAX_UNREAD_BYTES / 4, 4)] {
-            let hub = Arc::new(Hub::new(0));
+            let hub = Arc::new(Hub::new(0, Duration::from_secs(5)));
             let (mut slow, _) = hub.subscribe("", 0);
             for revision in 1..=count as u64 {
                 hub.publish(&[event("k", revision, size)]);
@@ -357,7 +356,7 @@ mod tests {
 
     #[test]
     fn closing_ends_streams_after_what_they_were_sent() {
-        let hub = Arc::new(Hub::new(0));
+        let hub = Arc::new(Hub::new(0, Duration::from_secs(5)));
         let (mut early, _) = hub.subscribe("", 0);
         hub.publish(&[event("k", 1, 1)]);
         hub.close();
@@ -371,7 +370,7 @@ mod tests {
 
     #[test]
     fn dropping_unsubscribes() {
-        let hub = Arc::new(Hub::new(0));
+        let hub = Arc::new(Hub::new(0, Duration::from_secs(5)));
         drop(hub.subscribe("a", 0));
         assert!(hub.lock().watchers.is_empty());
     }

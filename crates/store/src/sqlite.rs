@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
@@ -30,11 +31,29 @@ pub use retention::Retention;
 /// a small machine has cores.
 const LISTERS: usize = 2;
 
+/// Connections for single keys: so many callers need not wait for each other.
+const GETTERS: usize = 2;
+
 /// How a [`SqliteStore`] behaves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SqliteOptions {
     /// How much history is kept.
     pub retention: Retention,
+    /// How long watchers of quiet prefixes wait for
+    /// [`WatchMessage::Progress`](crate::WatchMessage::Progress) after a
+    /// change elsewhere.
+    pub progress_interval: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            retention: Retention::default(),
+            // Long enough to cost nothing, short enough that a watcher that
+            // resumes finds its revision in the history.
+            progress_interval: Duration::from_secs(5),
+        }
+    }
 }
 
 /// A store in a SQLite database. Needs a tokio runtime. Dropping it finishes
@@ -55,7 +74,7 @@ struct Shared {
     /// Older revisions cannot be read.
     compacted: AtomicU64,
     /// For single keys, on the caller's thread.
-    getter: Handle,
+    getters: Vec<Handle>,
     /// For longer reads, on blocking threads.
     listers: Vec<Handle>,
     next_lister: AtomicUsize,
@@ -73,11 +92,13 @@ impl SqliteStore {
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let lock = lock_file(path)?;
         let writer = schema::open_writer(path)?;
-        let getter = handle(schema::open_reader(path)?);
-        let listers = (0..LISTERS)
-            .map(|_| schema::open_reader(path).map(handle))
-            .collect::<Result<_, _>>()?;
-        Self::start(handle(writer), getter, listers, Some(lock), options)
+        let readers = |count| -> Result<Vec<Handle>, StoreError> {
+            (0..count)
+                .map(|_| schema::open_reader(path).map(handle))
+                .collect()
+        };
+        let (getters, listers) = (readers(GETTERS)?, readers(LISTERS)?);
+        Self::start(handle(writer), getters, listers, Some(lock), options)
     }
 
     /// A store in memory, for tests: fast, and gone when dropped.
@@ -95,9 +116,8 @@ impl SqliteStore {
     pub fn open_in_memory_with(options: SqliteOptions) -> Result<Self, StoreError> {
         // The database belongs to its connection, so all share one.
         let connection = handle(schema::open_in_memory()?);
-        let getter = Arc::clone(&connection);
-        let listers = vec![Arc::clone(&connection)];
-        Self::start(connection, getter, listers, None, options)
+        let readers = vec![Arc::clone(&connection)];
+        Self::start(connection, readers.clone(), readers, None, options)
     }
 
     /// Finishes the writes that wait and closes the database. Watches end
@@ -112,7 +132,7 @@ impl SqliteStore {
 
     fn start(
         writer: Handle,
-        getter: Handle,
+        getters: Vec<Handle>,
         listers: Vec<Handle>,
         lock_file: Option<File>,
         options: SqliteOptions,
@@ -120,10 +140,10 @@ impl SqliteStore {
         let bounds = with(&writer, |connection| Ok(rows::bounds(connection)?))?;
         let shared = Arc::new(Shared {
             queue: Queue::new(),
-            hub: Arc::new(Hub::new(bounds.latest)),
+            hub: Arc::new(Hub::new(bounds.latest, options.progress_interval)),
             latest: AtomicU64::new(bounds.latest),
             compacted: AtomicU64::new(bounds.compacted),
-            getter,
+            getters,
             listers,
             next_lister: AtomicUsize::new(0),
         });
@@ -161,9 +181,8 @@ impl Drop for SqliteStore {
 impl Store for SqliteStore {
     /// Reads on the caller's thread: a handful of pages, usually in memory.
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
-        with(&self.shared.getter, |connection| {
-            Ok(rows::get(connection, key)?)
-        })
+        self.shared
+            .read_here(|connection| Ok(rows::get(connection, key)?))
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StoreError> {
@@ -196,9 +215,9 @@ impl Store for SqliteStore {
         };
         if after > bounds.latest {
             // A commit may be visible to others before it is known here.
-            bounds = with(&self.shared.getter, |connection| {
-                Ok(rows::bounds(connection)?)
-            })?;
+            bounds = self
+                .shared
+                .read_here(|connection| Ok(rows::bounds(connection)?))?;
         }
         bounds.check(after)?;
         Ok(watch::stream(Arc::clone(&self.shared), prefix, after))
@@ -224,6 +243,22 @@ impl Shared {
         self.latest.fetch_max(revision, Ordering::AcqRel);
     }
 
+    /// Reads a little on the caller's thread.
+    fn read_here<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let idle = self
+            .getters
+            .iter()
+            .find_map(|getter| match getter.try_lock() {
+                Ok(connection) => Some(connection),
+                Err(_) => None,
+            });
+        let connection = idle.unwrap_or_else(|| lock(&self.getters[0]));
+        read(connection.as_ref().ok_or(StoreError::Closed)?)
+    }
+
     /// Reads on a blocking thread.
     async fn read<T: Send + 'static>(
         &self,
@@ -238,7 +273,7 @@ impl Shared {
     }
 
     fn close_readers(&self) {
-        for handle in self.listers.iter().chain([&self.getter]) {
+        for handle in self.listers.iter().chain(&self.getters) {
             lock(handle).take();
         }
     }

@@ -1,11 +1,17 @@
-//! The behaviour suite against SQLite, and what only SQLite promises.
+//! The behaviour suite against SQLite.
 
 mod suite;
 
-use coracle_store::SqliteStore;
+use std::time::Duration;
+
+use coracle_store::{SqliteOptions, SqliteStore};
 
 fn in_memory() -> SqliteStore {
-    SqliteStore::open_in_memory().unwrap()
+    SqliteStore::open_in_memory_with(SqliteOptions {
+        progress_interval: Duration::from_millis(20),
+        ..SqliteOptions::default()
+    })
+    .unwrap()
 }
 
 store_suite!(in_memory);

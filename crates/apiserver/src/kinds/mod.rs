@@ -5,9 +5,6 @@ mod builder;
 mod columns;
 mod conversion;
 mod rows;
-mod rules;
-
-pub use rules::validate_ephemeral_containers;
 
 use crate::kind::Kind;
 

@@ -65,7 +65,6 @@ fn object_properties() -> Vec<Property> {
         name: Name::Borrowed(name),
         schema,
         patch: None,
-        granular: false,
     };
     vec![
         property("apiVersion", text.clone()),
@@ -167,7 +166,6 @@ impl Compiler {
                 name: Name::Owned(name.clone()),
                 schema,
                 patch: None,
-                granular: false,
             });
         }
         node.properties.sort_by(|a, b| a.name.cmp(&b.name));

@@ -14,6 +14,12 @@ const REPLAY_REVISIONS: Revision = 1024;
 /// Bytes of values after which a piece of history is handed out.
 const REPLAY_BYTES: usize = 4 * 1024 * 1024;
 
+/// Entries that a list reads in one scan of the log, if they are close enough.
+const SCAN_ENTRIES: usize = 128;
+
+/// Close enough: to skip some rows costs less than to look up each.
+const SCAN_SPAN: Revision = 8 * SCAN_ENTRIES as Revision;
+
 /// The span of revisions that can be read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -43,8 +49,10 @@ fn revision_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Revision> {
     Revision::try_from(stored).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, stored))
 }
 
-fn text_at(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
-    String::from_utf8(row.get(column)?).map_err(|error| {
+/// The text of a key, which is stored as bytes for their order.
+pub(super) fn text_at(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    let text = std::str::from_utf8(row.get_ref(column)?.as_blob()?);
+    text.map(str::to_owned).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(
             column,
             rusqlite::types::Type::Blob,
@@ -198,7 +206,7 @@ fn revisions_at(
 ) -> rusqlite::Result<(Vec<Revision>, usize)> {
     let mut changed: BTreeMap<Vec<u8>, Revision> = BTreeMap::new();
     let mut statement = connection.prepare_cached(
-        "SELECT key, previous, deleted, created FROM log
+        "SELECT key, previous FROM log
          WHERE revision > ?3 AND key >= ?1 AND key < ?2 ORDER BY revision",
     )?;
     let mut rows = statement.query(params![range.from, range.to, to_sql(revision)])?;
@@ -241,25 +249,55 @@ fn revisions_at(
 fn read_entries(
     connection: &Connection,
     revisions: &[Revision],
-) -> Result<Vec<KeyValue>, StoreError> {
+) -> rusqlite::Result<Vec<KeyValue>> {
     let mut order: Vec<(Revision, usize)> = revisions.iter().copied().zip(0..).collect();
     order.sort_unstable();
     let mut entries: Vec<Option<KeyValue>> = Vec::new();
     entries.resize_with(revisions.len(), || None);
-    let mut statement =
-        connection.prepare_cached("SELECT key, created, value FROM log WHERE revision = ?1")?;
-    for (revision, index) in order {
-        let entry = statement.query_row([to_sql(revision)], |row| {
-            Ok(KeyValue {
-                key: text_at(row, 0)?,
-                value: bytes_at(row, 2)?,
-                create_revision: revision_at(row, 1)?,
-                mod_revision: revision,
-            })
-        })?;
-        entries[index] = Some(entry);
+    for wanted in order.chunks(SCAN_ENTRIES) {
+        let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else {
+            continue;
+        };
+        let is_dense = last - first < SCAN_SPAN;
+        let spans = if is_dense { wanted.len() } else { 1 };
+        for wanted in wanted.chunks(spans) {
+            scan_entries(connection, wanted, &mut entries)?;
+        }
     }
     Ok(entries.into_iter().flatten().collect())
+}
+
+/// Reads what these changes wrote, which are in order, in one scan.
+fn scan_entries(
+    connection: &Connection,
+    wanted: &[(Revision, usize)],
+    entries: &mut [Option<KeyValue>],
+) -> rusqlite::Result<()> {
+    let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else {
+        return Ok(());
+    };
+    let mut statement = connection.prepare_cached(
+        "SELECT revision, key, created, value FROM log WHERE revision BETWEEN ?1 AND ?2
+         ORDER BY revision",
+    )?;
+    let mut rows = statement.query([to_sql(*first), to_sql(*last)])?;
+    let mut wanted = wanted.iter().peekable();
+    while let Some(row) = rows.next()? {
+        let revision = revision_at(row, 0)?;
+        if let Some((_, index)) = wanted.next_if(|(next, _)| *next == revision) {
+            entries[*index] = Some(KeyValue {
+                key: text_at(row, 1)?,
+                value: bytes_at(row, 3)?,
+                create_revision: revision_at(row, 2)?,
+                mod_revision: revision,
+            });
+        }
+    }
+    // A row that `current` points to is never swept.
+    match wanted.next() {
+        None => Ok(()),
+        Some(_) => Err(rusqlite::Error::QueryReturnedNoRows),
+    }
 }
 
 /// The next piece of the history of a prefix after a revision, not beyond

@@ -120,7 +120,7 @@ impl Writer {
                 self.shared.hub.tell_progress();
             }
             self.retry = self.retry.filter(|retry| *retry > now);
-            if first.is_some() || self.housekeeping_due().is_some_and(|due| due <= now) {
+            if first.is_some() || self.housekeeping_due(now).is_some_and(|due| due <= now) {
                 let mut connection = lock(&handle);
                 let Some(connection) = connection.as_mut() else {
                     break;
@@ -136,12 +136,11 @@ impl Writer {
     /// When to wake up although nobody writes.
     fn deadline(&self) -> Option<Instant> {
         let progress = self.shared.hub.progress_due();
-        let housekeeping = self.housekeeping_due();
+        let housekeeping = self.housekeeping_due(Instant::now());
         progress.into_iter().chain(housekeeping).min()
     }
 
-    fn housekeeping_due(&self) -> Option<Instant> {
-        let now = Instant::now();
+    fn housekeeping_due(&self, now: Instant) -> Option<Instant> {
         let expiry = self.ledger.next_expiry.map(|at| {
             let wait = u64::try_from(at.saturating_sub(unix_millis())).unwrap_or(0);
             // Beyond a day the exact time does not matter: it is looked at
@@ -357,19 +356,12 @@ impl Writer {
             "SELECT key FROM current WHERE expires <= ?1 ORDER BY expires LIMIT ?2",
         )?;
         let keys = statement
-            .query_map(params![now, MAX_BATCH as i64], |row| row.get(0))?
-            .collect::<rusqlite::Result<Vec<Vec<u8>>>>()?;
+            .query_map(params![now, MAX_BATCH as i64], |row| rows::text_at(row, 0))?
+            .collect::<rusqlite::Result<Vec<String>>>()?;
         for key in keys {
             if batch.events.len() >= 2 * MAX_BATCH || batch.bytes >= MAX_BATCH_BYTES {
                 break;
             }
-            let key = String::from_utf8(key).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(
-                    0,
-                    rusqlite::types::Type::Blob,
-                    Box::new(error),
-                )
-            })?;
             self.write(connection, key, Expect::Anything, Write::Delete, batch)?;
         }
         self.ledger.next_expiry = next_expiry(connection)?;

@@ -1,0 +1,190 @@
+//! The service proxy: services and their endpoints as rules of nftables.
+//!
+//! [`model`] reads what services want, [`ruleset`] says it in nftables'
+//! terms, and this module keeps the kernel's table in step. Only what differs
+//! is written, in one transaction, so that connections through unchanged
+//! services never notice.
+
+pub mod model;
+pub mod ruleset;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::pod::worker::Shared;
+use ruleset::{Ruleset, Settings};
+
+/// Least time between two writes of the rules: bursts become one write.
+const COALESCE: Duration = Duration::from_millis(50);
+const BETWEEN_WRITES: Duration = Duration::from_millis(200);
+/// Pause after a failed write; the next one replaces the whole table.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Keeps the rules in step with services and endpoints until shutdown. The
+/// rules stay when the agent stops.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    services: Store<Service>,
+    services_changed: Arc<Notify>,
+    shutdown: CancellationToken,
+) {
+    let settings = match Settings::new(&shared.config) {
+        Ok(settings) => settings,
+        Err(error) => {
+            tracing::error!(%error, "service proxy not started");
+            return;
+        }
+    };
+    let (slices, slices_changed, task) = watch_slices(&shared.client, &shutdown);
+    let _task = tokio_util::task::AbortOnDropHandle::new(task);
+    let ready = async { tokio::join!(services.wait_until_ready(), slices.wait_until_ready()) };
+    tokio::select! {
+        _ = ready => {}
+        () = shutdown.cancelled() => return,
+    }
+    let mut applied: Option<Ruleset> = None;
+    let mut udp_before = BTreeSet::new();
+    loop {
+        let mut ports = model::services(&services.state(), &slices.state(), &settings.node_name);
+        model::add_host_ports(&mut ports, shared.index.host_ports());
+        let wanted = ruleset::build(&ports, &settings);
+        let text = ruleset::transition(applied.as_ref(), &wanted, &settings.table);
+        let mut pause = BETWEEN_WRITES;
+        if !text.is_empty() {
+            match apply(&text).await {
+                Ok(()) => {
+                    applied = Some(wanted);
+                    let udp = model::udp_flows(&ports);
+                    forget_flows(&udp_before, &udp).await;
+                    udp_before = udp;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "service rules not written");
+                    applied = None;
+                    pause = RETRY;
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if applied.is_some() {
+            tokio::select! {
+                () = services_changed.notified() => {}
+                () = slices_changed.notified() => {}
+                () = shared.index.addresses_changed.notified() => {}
+                () = shutdown.cancelled() => return,
+            }
+            tokio::time::sleep(COALESCE).await;
+        }
+    }
+}
+
+type SliceWatch = (
+    Store<EndpointSlice>,
+    Arc<Notify>,
+    tokio::task::JoinHandle<()>,
+);
+
+fn watch_slices(client: &kube::Client, shutdown: &CancellationToken) -> SliceWatch {
+    let (store, writer) = reflector::store();
+    let changed = Arc::new(Notify::new());
+    let api: Api<EndpointSlice> = Api::all(client.clone());
+    let stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|slice| slice.metadata.managed_fields = None)
+        .reflect(writer);
+    let (notify, shutdown) = (Arc::clone(&changed), shutdown.clone());
+    let task = tokio::spawn(async move {
+        futures::pin_mut!(stream);
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                () = shutdown.cancelled() => return,
+            };
+            match event {
+                Some(Ok(_)) => notify.notify_one(),
+                Some(Err(error)) => tracing::warn!(%error, "endpoint watch interrupted"),
+                None => return,
+            }
+        }
+    });
+    (store, changed, task)
+}
+
+/// Why rules were not written.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    #[error("cannot run nft: {0}")]
+    Run(#[from] std::io::Error),
+    #[error("nft refused the rules: {0}")]
+    Refused(String),
+}
+
+/// Hands one transaction to nft.
+async fn apply(text: &str) -> Result<(), ApplyError> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(text.as_bytes()).await?;
+    }
+    let output = child.wait_with_output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    /// How much of nft's complaint is kept.
+    const SHOWN: usize = 600;
+    let complaint: String = String::from_utf8_lossy(&output.stderr)
+        .chars()
+        .take(SHOWN)
+        .collect();
+    Err(ApplyError::Refused(complaint.trim().to_owned()))
+}
+
+/// Makes the kernel forget UDP flows that lead to endpoints now gone: without
+/// a connection's end they would go there for as long as packets come.
+async fn forget_flows(
+    before: &BTreeSet<(Ipv4Addr, Option<Ipv4Addr>)>,
+    now: &BTreeSet<(Ipv4Addr, Option<Ipv4Addr>)>,
+) {
+    for (address, endpoint) in before.difference(now) {
+        let address = address.to_string();
+        let mut arguments = vec!["-D", "-p", "udp", "--orig-dst", &address];
+        let endpoint = endpoint.map(|e| e.to_string());
+        if let Some(endpoint) = &endpoint {
+            arguments.extend(["--dst-nat", endpoint]);
+        }
+        let done = Command::new("conntrack")
+            .args(&arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .status()
+            .await;
+        // Exit code 1 says that there was no such flow.
+        if let Err(error) = done {
+            tracing::debug!(%error, "UDP flows not forgotten");
+            return;
+        }
+    }
+}
