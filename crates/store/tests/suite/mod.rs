@@ -1,6 +1,7 @@
 //! What every backend must do. A backend's test file calls
 //! `store_suite!(constructor)`; the constructor gives a fresh, empty store
-//! that tells quiet watchers of progress within a second.
+//! that tells quiet watchers of progress within a second, and something that
+//! is dropped after the store.
 
 pub mod expiry;
 pub mod lists;
@@ -22,7 +23,6 @@ use futures::StreamExt;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes a test of every behaviour.
-#[macro_export]
 macro_rules! store_suite {
     ($constructor:ident) => {
         store_suite! { @each $constructor:
@@ -55,7 +55,7 @@ macro_rules! store_suite {
 
         #[test]
         fn agrees_with_the_model() {
-            suite::model::agrees($constructor);
+            crate::suite::model::agrees(super::$constructor);
         }
     };
     (@each $constructor:ident: $($subject:ident { $($behaviour:ident)* })*) => {
@@ -64,7 +64,8 @@ macro_rules! store_suite {
                 $(
                     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                     async fn $behaviour() {
-                        crate::suite::$subject::$behaviour(super::$constructor()).await;
+                        let (store, _keep) = super::super::$constructor();
+                        crate::suite::$subject::$behaviour(store).await;
                     }
                 )*
             }

@@ -70,7 +70,7 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 /// Runs random sequences against fresh stores.
-pub fn agrees<S: Store>(constructor: fn() -> S) {
+pub fn agrees<S: Store, K>(constructor: fn() -> (S, K)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -83,7 +83,7 @@ pub fn agrees<S: Store>(constructor: fn() -> S) {
     };
     proptest!(config, |(calls in prop::collection::vec(call(), 1..60))| {
         runtime.block_on(async {
-            let store = constructor();
+            let (store, _keep) = constructor();
             let mut model = Model::default();
             for call in calls {
                 run(&store, &mut model, call).await;
