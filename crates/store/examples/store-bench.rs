@@ -19,6 +19,9 @@ const SPAN: Duration = Duration::from_secs(2);
 /// Bytes of a value.
 const VALUE: usize = 1024;
 
+/// Writes one after the other into the fresh store, as when a cluster starts.
+const FIRST: usize = 150;
+
 /// Keys in the large list.
 const LISTED: usize = 20_000;
 
@@ -33,6 +36,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("open, fresh         {:>8.1} ms", millis(started.elapsed()));
     println!("memory, idle        {:>8} KiB", resident_kib()?);
 
+    let started = Instant::now();
+    for number in 0..FIRST {
+        let key = format!("/bench/first/{number:06}");
+        store.write(&key, Expect::Anything, value()).await?;
+    }
+    println!(
+        "first {FIRST} writes    {:>8.1} ms",
+        millis(started.elapsed())
+    );
     for writers in [1, 8, 32] {
         let (count, latencies) = write_for(&store, writers).await?;
         println!(

@@ -2,6 +2,7 @@
 //! readers that never wait for it.
 
 mod compaction;
+mod pool;
 mod queue;
 mod retention;
 mod rows;
@@ -11,8 +12,8 @@ mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::hub::Hub;
 use crate::{
     Expect, KeyValue, ListRequest, Outcome, Page, Revision, Store, StoreError, WatchStream, Write,
 };
+use pool::{Pool, Slot};
 use queue::{Job, Queue};
 pub use retention::Retention;
 
@@ -63,9 +65,6 @@ pub struct SqliteStore {
     writer: Option<JoinHandle<()>>,
 }
 
-/// A connection until the store closes.
-type Handle = Arc<Mutex<Option<Connection>>>;
-
 struct Shared {
     queue: Queue,
     hub: Arc<Hub>,
@@ -74,10 +73,9 @@ struct Shared {
     /// Older revisions cannot be read.
     compacted: AtomicU64,
     /// For single keys, on the caller's thread.
-    getters: Vec<Handle>,
+    getters: Pool,
     /// For longer reads, on blocking threads.
-    listers: Vec<Handle>,
-    next_lister: AtomicUsize,
+    listers: Pool,
 }
 
 impl SqliteStore {
@@ -91,14 +89,10 @@ impl SqliteStore {
     /// another process, or are no database of this kind.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let lock = lock_file(path)?;
-        let writer = schema::open_writer(path)?;
-        let readers = |count| -> Result<Vec<Handle>, StoreError> {
-            (0..count)
-                .map(|_| schema::open_reader(path).map(handle))
-                .collect()
-        };
-        let (getters, listers) = (readers(GETTERS)?, readers(LISTERS)?);
-        Self::start(handle(writer), getters, listers, Some(lock), options)
+        let writer = Slot::new(schema::open_writer(path)?);
+        let getters = Pool::of_readers(path, GETTERS);
+        let listers = Pool::of_readers(path, LISTERS);
+        Self::start(writer, getters, listers, Some(lock), options)
     }
 
     /// A store in memory, for tests: fast, and gone when dropped.
@@ -115,9 +109,10 @@ impl SqliteStore {
     /// [`StoreError::Backend`] if SQLite or the system refuses.
     pub fn open_in_memory_with(options: SqliteOptions) -> Result<Self, StoreError> {
         // The database belongs to its connection, so all share one.
-        let connection = handle(schema::open_in_memory()?);
-        let readers = vec![Arc::clone(&connection)];
-        Self::start(connection, readers.clone(), readers, None, options)
+        let connection = Slot::new(schema::open_in_memory()?);
+        let getters = Pool::of_shared(&connection);
+        let listers = Pool::of_shared(&connection);
+        Self::start(connection, getters, listers, None, options)
     }
 
     /// Finishes the writes that wait and closes the database. Watches end
@@ -131,13 +126,13 @@ impl SqliteStore {
     }
 
     fn start(
-        writer: Handle,
-        getters: Vec<Handle>,
-        listers: Vec<Handle>,
+        writer: Arc<Slot>,
+        getters: Pool,
+        listers: Pool,
         lock_file: Option<File>,
         options: SqliteOptions,
     ) -> Result<Self, StoreError> {
-        let bounds = with(&writer, |connection| Ok(rows::bounds(connection)?))?;
+        let bounds = rows::bounds(writer.lease().connection()?)?;
         let shared = Arc::new(Shared {
             queue: Queue::new(),
             hub: Arc::new(Hub::new(bounds.latest, options.progress_interval)),
@@ -145,18 +140,15 @@ impl SqliteStore {
             compacted: AtomicU64::new(bounds.compacted),
             getters,
             listers,
-            next_lister: AtomicUsize::new(0),
         });
-        let state = with(&writer, |connection| {
-            let shared = Arc::clone(&shared);
-            writer::Writer::new(Arc::clone(&writer), shared, connection, options.retention)
-        })?;
+        let state = writer::Writer::new(writer, Arc::clone(&shared), options.retention)?;
         let closing = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 state.run();
-                closing.close_readers();
+                closing.getters.close();
+                closing.listers.close();
                 // Others may open the database only when all is closed.
                 drop(lock_file);
             })
@@ -248,52 +240,20 @@ impl Shared {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let idle = self
-            .getters
-            .iter()
-            .find_map(|getter| match getter.try_lock() {
-                Ok(connection) => Some(connection),
-                Err(_) => None,
-            });
-        let connection = idle.unwrap_or_else(|| lock(&self.getters[0]));
-        read(connection.as_ref().ok_or(StoreError::Closed)?)
+        read(self.getters.lease().connection()?)
     }
 
     /// Reads on a blocking thread.
     async fn read<T: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let turn = self.next_lister.fetch_add(1, Ordering::Relaxed);
-        let lister = Arc::clone(&self.listers[turn % self.listers.len()]);
-        let reading = tokio::task::spawn_blocking(move || with(&lister, read));
+        let shared = Arc::clone(self);
+        let reading =
+            tokio::task::spawn_blocking(move || read(shared.listers.lease().connection()?));
         reading
             .await
             .map_err(|error| StoreError::Backend(format!("a read failed: {error}")))?
-    }
-
-    fn close_readers(&self) {
-        for handle in self.listers.iter().chain(&self.getters) {
-            lock(handle).take();
-        }
-    }
-}
-
-fn handle(connection: Connection) -> Handle {
-    Arc::new(Mutex::new(Some(connection)))
-}
-
-fn lock(handle: &Handle) -> MutexGuard<'_, Option<Connection>> {
-    handle.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn with<T>(
-    handle: &Handle,
-    read: impl FnOnce(&Connection) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    match lock(handle).as_ref() {
-        Some(connection) => read(connection),
-        None => Err(StoreError::Closed),
     }
 }
 

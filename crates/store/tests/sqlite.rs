@@ -202,8 +202,7 @@ async fn history_is_forgotten_and_the_file_shrinks() {
         store.watch("", 600).await.err(),
         Some(StoreError::Compacted { .. })
     ));
-    let recent = store.watch("", latest - 100).await.unwrap();
-    let mut recent = recent;
+    let mut recent = store.watch("", latest - 100).await.unwrap();
     let events = suite::events_until(&mut recent, latest).await;
     assert_eq!(events.len(), 100);
     drop(store);
@@ -213,6 +212,36 @@ async fn history_is_forgotten_and_the_file_shrinks() {
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
     assert_eq!(healthy, "ok");
+}
+
+/// A write that fails takes those of its commit with it and leaves no trace.
+#[tokio::test]
+async fn a_failed_commit_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = open(&path);
+    let mut stream = store.watch("", 0).await.unwrap();
+    write(&store, "a", put("1", None)).await;
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON current WHEN NEW.key = x'62'
+             BEGIN SELECT RAISE(ABORT, 'no room'); END",
+        )
+        .unwrap();
+    let failed = store.write("b", Expect::Anything, put("2", None)).await;
+    assert!(
+        matches!(&failed, Err(StoreError::Backend(why)) if why.contains("no room")),
+        "{failed:?}"
+    );
+    assert_eq!(store.revision().await.unwrap(), 1);
+    assert_eq!(store.get("b").await.unwrap(), None);
+    connection.execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(write(&store, "b", put("3", None)).await, 2);
+    let events = suite::events_until(&mut stream, 2).await;
+    assert_eq!((events.len(), &events[1].entry.value[..]), (2, &b"3"[..]));
+    let page = store.list(ListRequest::default()).await.unwrap();
+    assert_eq!((page.items.len(), page.revision), (2, 2));
 }
 
 async fn wait_for_rows(path: &Path, rows: i64) {

@@ -15,10 +15,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::compaction;
+use super::pool::Slot;
 use super::queue::{Job, Waited};
 use super::retention::History;
 use super::rows::{self, to_sql};
-use super::{Handle, Shared, lock};
+use super::{Retention, Shared};
 use crate::{Event, Expect, KeyValue, Outcome, Revision, StoreError, Write};
 
 /// Writes in one commit. More would not be faster, and the first must not
@@ -40,7 +41,7 @@ const MAX_TTL_ROUNDING: u64 = 60_000;
 
 /// The writer's state; dies with its thread.
 pub(super) struct Writer {
-    handle: Handle,
+    slot: Arc<Slot>,
     shared: Arc<Shared>,
     history: History,
     ledger: Ledger,
@@ -86,21 +87,24 @@ impl Drop for CloseOnDrop {
 
 impl Writer {
     pub(super) fn new(
-        handle: Handle,
+        slot: Arc<Slot>,
         shared: Arc<Shared>,
-        connection: &Connection,
-        retention: super::Retention,
+        retention: Retention,
     ) -> Result<Self, StoreError> {
-        let bounds = rows::bounds(connection)?;
+        let mut lease = slot.lease();
+        let connection = lease.connection()?;
+        let latest = rows::bounds(connection)?.latest;
+        let ledger = Ledger {
+            latest,
+            compaction: compaction::State::load(connection)?,
+            next_expiry: next_expiry(connection)?,
+        };
+        drop(lease);
         Ok(Self {
-            handle,
+            slot,
             shared,
-            history: History::new(retention, bounds.latest, Instant::now()),
-            ledger: Ledger {
-                latest: bounds.latest,
-                compaction: compaction::State::load(connection)?,
-                next_expiry: next_expiry(connection)?,
-            },
+            history: History::new(retention, latest, Instant::now()),
+            ledger,
             retry: None,
         })
     }
@@ -108,7 +112,7 @@ impl Writer {
     /// Runs until the queue is closed and empty.
     pub(super) fn run(mut self) {
         let _close = CloseOnDrop(Arc::clone(&self.shared));
-        let handle = Arc::clone(&self.handle);
+        let slot = Arc::clone(&self.slot);
         loop {
             let first = match self.shared.queue.wait(self.deadline()) {
                 Waited::Job(job) => Some(job),
@@ -121,16 +125,16 @@ impl Writer {
             }
             self.retry = self.retry.filter(|retry| *retry > now);
             if first.is_some() || self.housekeeping_due(now).is_some_and(|due| due <= now) {
-                let mut connection = lock(&handle);
-                let Some(connection) = connection.as_mut() else {
-                    break;
-                };
-                self.commit(connection, first);
+                let mut lease = slot.lease();
+                match lease.connection() {
+                    Ok(connection) => self.commit(connection, first),
+                    Err(_) => break,
+                }
             }
         }
         // The last connection to close moves the write-ahead log into the
         // database file.
-        lock(&handle).take();
+        slot.close();
     }
 
     /// When to wake up although nobody writes.
