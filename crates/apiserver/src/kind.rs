@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use coracle_machinery::gvk::Name;
+use coracle_machinery::names::NameRule;
 use coracle_machinery::{FieldError, GroupResource, GroupVersionKind};
 use serde_json::Value;
 
@@ -108,6 +109,25 @@ impl fmt::Debug for Kind {
 }
 
 impl Kind {
+    /// A namespaced kind with all verbs and no rules, subresources, short
+    /// names or columns: a row to start from.
+    pub fn plain(gvk: GroupVersionKind, plural: impl Into<Name>) -> Self {
+        Self {
+            singular: gvk.kind.to_lowercase().into(),
+            plural: plural.into(),
+            gvk,
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            scope: Scope::Namespaced,
+            verbs: Verb::ALL,
+            subresources: Vec::new(),
+            ttl_seconds: None,
+            stored_as: None,
+            strategy: Arc::new(NoRules),
+            table: Arc::new(NameAndAge::default()),
+        }
+    }
+
     /// Group and plural name.
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(self.gvk.group.clone(), self.plural.clone())
@@ -191,6 +211,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The form that names of this kind must have.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
     /// Values for field selectors besides `metadata.name` and
     /// `metadata.namespace`, such as `spec.nodeName` of pods. A path that is
     /// not listed here is refused as a selector.
@@ -213,6 +238,17 @@ pub trait Strategy: Send + Sync + 'static {
     /// kind is deleted at once (all but pods).
     fn graceful_period(&self, _object: &Value) -> Option<i64> {
         None
+    }
+
+    /// True if PUT without a `resourceVersion` replaces whatever there is.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// True if `metadata.generation` counts the changes of this object. By
+    /// default those with a `spec` have one.
+    fn tracks_generation(&self, object: &Value) -> bool {
+        object.get("spec").is_some()
     }
 
     /// True if PUT creates an absent object.
@@ -256,6 +292,40 @@ pub struct Column {
     pub description: Name,
     /// 0 for always, more for `-o wide`.
     pub priority: i32,
+}
+
+/// The table of a kind without columns of its own: NAME and AGE.
+#[derive(Debug)]
+pub struct NameAndAge(Vec<Column>);
+
+impl Default for NameAndAge {
+    fn default() -> Self {
+        let column = |name: &'static str, r#type: &'static str, format: &'static str| Column {
+            name: name.into(),
+            r#type: r#type.into(),
+            format: format.into(),
+            description: "".into(),
+            priority: 0,
+        };
+        Self(vec![
+            column("Name", "string", "name"),
+            column("Created At", "date", ""),
+        ])
+    }
+}
+
+impl TableConvertor for NameAndAge {
+    fn columns(&self) -> &[Column] {
+        &self.0
+    }
+
+    fn cells(&self, object: &Value, _now: i64) -> Vec<Value> {
+        let field = |path: &str| object.pointer(path).cloned().unwrap_or_default();
+        vec![
+            field("/metadata/name"),
+            field("/metadata/creationTimestamp"),
+        ]
+    }
 }
 
 /// Turns objects into rows.

@@ -5,7 +5,34 @@
 
 pub mod access;
 pub mod auth;
+pub mod body;
+pub mod codec;
+mod decode;
 pub mod discovery;
+mod dispatch;
+mod health;
+pub mod hooks;
+pub mod hub;
 pub mod kind;
 pub mod kinds;
+pub mod list;
+pub mod listener;
+pub mod metrics;
+pub mod negotiate;
 pub mod objects;
+mod objects_impl;
+mod pipeline;
+pub mod query;
+pub mod registry;
+pub mod request;
+pub mod select;
+pub mod server;
+pub mod shape;
+mod special;
+pub mod storage;
+mod sync;
+pub mod watching;
+pub mod write;
+
+pub use body::Body;
+pub use server::{ApiServer, Builder, Limits};

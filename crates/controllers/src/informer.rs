@@ -17,7 +17,7 @@ use crate::api::{Api, Resource};
 use crate::objects::{Kind, Meta};
 
 pub(crate) use store::{Change, Store};
-pub(crate) use watch::{Selection, watch};
+pub(crate) use watch::{Selection, Sink, watch};
 
 type Start = Box<dyn FnOnce(Api, CancellationToken) -> BoxFuture<'static, ()> + Send>;
 type MetaHandler = Arc<dyn Fn(Option<&Meta>, Option<&Meta>) + Send + Sync>;

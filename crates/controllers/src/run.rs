@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::events::Recorder;
 use crate::informer::Informers;
 use crate::objects::apps::ReplicaSet;
-use crate::{deployment, replicaset};
+use crate::{deployment, endpoints, gc, namespace, podgc, replicaset, tenancy};
 
 /// Which controllers to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,8 +63,16 @@ type Start = fn(&Context) -> Task;
 
 /// Every controller by its name.
 const CONTROLLERS: &[(&str, Start)] = &[
+    ("namespace", namespace::start),
+    ("serviceaccount", tenancy::start_service_account),
+    ("root-ca-certificate-publisher", tenancy::start_root_ca),
     ("deployment", deployment::start),
     ("replicaset", replicaset::start::<ReplicaSet>),
+    ("endpointslice", endpoints::start_slices),
+    ("endpoints", endpoints::start_endpoints),
+    ("pod-garbage-collector", podgc::start),
+    // Last: it follows the caches that the others registered.
+    ("garbage-collector", gc::start),
 ];
 
 /// Runs the selected controllers until `shutdown`.

@@ -61,6 +61,8 @@ pub enum ListType {
 pub struct PatchFacts {
     /// A list is merged, not replaced.
     pub merge: bool,
+    /// An object is replaced, not merged.
+    pub replace: bool,
     /// Only the keys that the patch lists are kept (`retainKeys`).
     pub retain_keys: bool,
     /// The field that tells items of a merged list apart; `None` for a list of
@@ -77,6 +79,8 @@ pub struct Property {
     pub schema: Schema,
     /// How strategic merge patches treat it, if not in the default way.
     pub patch: Option<PatchFacts>,
+    /// Merged by its fields although its type is atomic.
+    pub granular: bool,
 }
 
 /// A compiled schema. Cloning is cheap: it is a handle.

@@ -5,6 +5,9 @@ mod builder;
 mod columns;
 mod conversion;
 mod rows;
+mod rules;
+
+pub use rules::validate_ephemeral_containers;
 
 use crate::kind::Kind;
 

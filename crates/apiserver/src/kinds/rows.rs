@@ -2,6 +2,7 @@
 
 use super::builder::{Row, cluster, namespaced};
 use super::conversion::{AutoscalerV1, EventsGroup};
+use super::rules;
 use crate::kind::{Kind, Verb};
 
 const CREATE_ONLY: &[Verb] = &[Verb::Create];
@@ -47,28 +48,40 @@ fn core() -> Vec<Row> {
         cluster("", "v1", "ComponentStatus", "componentstatuses")
             .short(&["cs"])
             .verbs(READ_ONLY),
-        namespaced("", "v1", "ConfigMap", "configmaps").short(&["cm"]),
-        namespaced("", "v1", "Endpoints", "endpoints").short(&["ep"]),
+        namespaced("", "v1", "ConfigMap", "configmaps")
+            .rules(rules::ConfigMap)
+            .short(&["cm"]),
+        namespaced("", "v1", "Endpoints", "endpoints")
+            .rules(rules::Endpoints)
+            .short(&["ep"]),
         namespaced("", "v1", "Event", "events")
+            .rules(rules::CoreEvent)
             .short(&["ev"])
             .ttl(EVENT_TTL_SECONDS),
-        namespaced("", "v1", "LimitRange", "limitranges").short(&["limits"]),
+        namespaced("", "v1", "LimitRange", "limitranges")
+            .rules(rules::LimitRange)
+            .short(&["limits"]),
         cluster("", "v1", "Namespace", "namespaces")
+            .rules(rules::Namespace)
             .short(&["ns"])
             .verbs(ALL_BUT_DELETE_COLLECTION)
             .put_only("finalize")
             .status(),
         cluster("", "v1", "Node", "nodes")
+            .rules(rules::Node)
             .short(&["no"])
             .proxy("NodeProxyOptions")
             .status(),
         namespaced("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+            .rules(rules::Claim)
             .short(&["pvc"])
             .status(),
         cluster("", "v1", "PersistentVolume", "persistentvolumes")
+            .rules(rules::PersistentVolume)
             .short(&["pv"])
             .status(),
         namespaced("", "v1", "Pod", "pods")
+            .rules(rules::Pod)
             .short(&["po"])
             .category("all")
             .stream("attach", "PodAttachOptions")
@@ -81,20 +94,24 @@ fn core() -> Vec<Row> {
             .proxy("PodProxyOptions")
             .view("resize")
             .status(),
-        namespaced("", "v1", "PodTemplate", "podtemplates"),
+        namespaced("", "v1", "PodTemplate", "podtemplates").rules(rules::PodTemplate),
         namespaced("", "v1", "ReplicationController", "replicationcontrollers")
+            .rules(rules::ReplicationController)
             .short(&["rc"])
             .category("all")
             .scale()
             .status(),
         namespaced("", "v1", "ResourceQuota", "resourcequotas")
+            .rules(rules::ResourceQuota)
             .short(&["quota"])
             .status(),
-        namespaced("", "v1", "Secret", "secrets"),
+        namespaced("", "v1", "Secret", "secrets").rules(rules::Secret),
         namespaced("", "v1", "ServiceAccount", "serviceaccounts")
+            .rules(rules::ServiceAccount)
             .short(&["sa"])
             .action("token", "authentication.k8s.io", "v1", "TokenRequest"),
         namespaced("", "v1", "Service", "services")
+            .rules(rules::Service)
             .short(&["svc"])
             .category("all")
             .proxy("ServiceProxyOptions")
@@ -104,31 +121,38 @@ fn core() -> Vec<Row> {
 
 fn workloads() -> Vec<Row> {
     vec![
-        namespaced("apps", "v1", "ControllerRevision", "controllerrevisions"),
+        namespaced("apps", "v1", "ControllerRevision", "controllerrevisions")
+            .rules(rules::ControllerRevision),
         namespaced("apps", "v1", "DaemonSet", "daemonsets")
+            .rules(rules::DaemonSet)
             .short(&["ds"])
             .category("all")
             .status(),
         namespaced("apps", "v1", "Deployment", "deployments")
+            .rules(rules::Deployment)
             .short(&["deploy"])
             .category("all")
             .scale()
             .status(),
         namespaced("apps", "v1", "ReplicaSet", "replicasets")
+            .rules(rules::ReplicaSet)
             .short(&["rs"])
             .category("all")
             .scale()
             .status(),
         namespaced("apps", "v1", "StatefulSet", "statefulsets")
+            .rules(rules::StatefulSet)
             .short(&["sts"])
             .category("all")
             .scale()
             .status(),
         namespaced("batch", "v1", "CronJob", "cronjobs")
+            .rules(rules::CronJob)
             .short(&["cj"])
             .category("all")
             .status(),
         namespaced("batch", "v1", "Job", "jobs")
+            .rules(rules::Job)
             .category("all")
             .status(),
         namespaced(
@@ -137,6 +161,7 @@ fn workloads() -> Vec<Row> {
             "HorizontalPodAutoscaler",
             "horizontalpodautoscalers",
         )
+        .rules(rules::Autoscaler)
         .short(&["hpa"])
         .category("all")
         .status(),
@@ -160,6 +185,7 @@ fn workloads() -> Vec<Row> {
             "PodDisruptionBudget",
             "poddisruptionbudgets",
         )
+        .rules(rules::DisruptionBudget)
         .short(&["pdb"])
         .status(),
         cluster(
@@ -168,9 +194,10 @@ fn workloads() -> Vec<Row> {
             "PriorityClass",
             "priorityclasses",
         )
+        .rules(rules::PriorityClass)
         .short(&["pc"]),
-        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses"),
-        namespaced("coordination.k8s.io", "v1", "Lease", "leases"),
+        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").rules(rules::RuntimeClass),
+        namespaced("coordination.k8s.io", "v1", "Lease", "leases").rules(rules::Lease),
     ]
 }
 
@@ -218,39 +245,53 @@ fn policy_and_access() -> Vec<Row> {
             "CertificateSigningRequest",
             "certificatesigningrequests",
         )
+        .rules(rules::CertificateSigningRequest)
         .short(&["csr"])
         .view("approval")
         .status(),
-        cluster(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings"),
-        cluster(RBAC, "v1", "ClusterRole", "clusterroles"),
-        namespaced(RBAC, "v1", "RoleBinding", "rolebindings"),
-        namespaced(RBAC, "v1", "Role", "roles"),
-        cluster(FLOW, "v1", "FlowSchema", "flowschemas").status(),
+        cluster(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings")
+            .rules(rules::Binding { namespaced: false }),
+        cluster(RBAC, "v1", "ClusterRole", "clusterroles").rules(rules::Role { namespaced: false }),
+        namespaced(RBAC, "v1", "RoleBinding", "rolebindings")
+            .rules(rules::Binding { namespaced: true }),
+        namespaced(RBAC, "v1", "Role", "roles").rules(rules::Role { namespaced: true }),
+        cluster(FLOW, "v1", "FlowSchema", "flowschemas")
+            .rules(rules::FlowSchema)
+            .status(),
         cluster(
             FLOW,
             "v1",
             "PriorityLevelConfiguration",
             "prioritylevelconfigurations",
         )
+        .rules(rules::PriorityLevel)
         .status(),
     ]
 }
 
 fn network_and_storage() -> Vec<Row> {
     vec![
-        namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
-        cluster(NETWORKING, "v1", "IngressClass", "ingressclasses"),
+        namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+            .rules(rules::EndpointSlice),
+        cluster(NETWORKING, "v1", "IngressClass", "ingressclasses").rules(rules::IngressClass),
         namespaced(NETWORKING, "v1", "Ingress", "ingresses")
+            .rules(rules::Ingress)
             .short(&["ing"])
             .status(),
         cluster(NETWORKING, "v1", "IPAddress", "ipaddresses").short(&["ip"]),
-        namespaced(NETWORKING, "v1", "NetworkPolicy", "networkpolicies").short(&["netpol"]),
+        namespaced(NETWORKING, "v1", "NetworkPolicy", "networkpolicies")
+            .rules(rules::NetworkPolicy)
+            .short(&["netpol"]),
         cluster(NETWORKING, "v1", "ServiceCIDR", "servicecidrs").status(),
-        cluster(STORAGE, "v1", "CSIDriver", "csidrivers"),
+        cluster(STORAGE, "v1", "CSIDriver", "csidrivers").rules(rules::CsiDriver),
         cluster(STORAGE, "v1", "CSINode", "csinodes"),
         namespaced(STORAGE, "v1", "CSIStorageCapacity", "csistoragecapacities"),
-        cluster(STORAGE, "v1", "StorageClass", "storageclasses").short(&["sc"]),
-        cluster(STORAGE, "v1", "VolumeAttachment", "volumeattachments").status(),
+        cluster(STORAGE, "v1", "StorageClass", "storageclasses")
+            .rules(rules::StorageClass)
+            .short(&["sc"]),
+        cluster(STORAGE, "v1", "VolumeAttachment", "volumeattachments")
+            .rules(rules::VolumeAttachment)
+            .status(),
         cluster(
             STORAGE,
             "v1",
@@ -272,13 +313,16 @@ fn network_and_storage() -> Vec<Row> {
 
 fn extension() -> Vec<Row> {
     vec![
-        cluster("apiregistration.k8s.io", "v1", "APIService", "apiservices").status(),
+        cluster("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+            .rules(rules::ApiService)
+            .status(),
         cluster(
             "apiextensions.k8s.io",
             "v1",
             "CustomResourceDefinition",
             "customresourcedefinitions",
         )
+        .rules(rules::CustomResourceDefinition)
         .short(&["crd", "crds"])
         .status(),
         cluster(
@@ -286,38 +330,44 @@ fn extension() -> Vec<Row> {
             "v1",
             "MutatingAdmissionPolicy",
             "mutatingadmissionpolicies",
-        ),
+        )
+        .rules(rules::AdmissionPolicy { mutating: true }),
         cluster(
             ADMISSION,
             "v1",
             "MutatingAdmissionPolicyBinding",
             "mutatingadmissionpolicybindings",
-        ),
+        )
+        .rules(rules::AdmissionBinding),
         cluster(
             ADMISSION,
             "v1",
             "MutatingWebhookConfiguration",
             "mutatingwebhookconfigurations",
-        ),
+        )
+        .rules(rules::WebhookConfiguration { mutating: true }),
         cluster(
             ADMISSION,
             "v1",
             "ValidatingAdmissionPolicy",
             "validatingadmissionpolicies",
         )
+        .rules(rules::AdmissionPolicy { mutating: false })
         .status(),
         cluster(
             ADMISSION,
             "v1",
             "ValidatingAdmissionPolicyBinding",
             "validatingadmissionpolicybindings",
-        ),
+        )
+        .rules(rules::AdmissionBinding),
         cluster(
             ADMISSION,
             "v1",
             "ValidatingWebhookConfiguration",
             "validatingwebhookconfigurations",
-        ),
+        )
+        .rules(rules::WebhookConfiguration { mutating: false }),
     ]
     .into_iter()
     .map(|row| row.category("api-extensions"))

@@ -55,7 +55,10 @@ impl World {
                 revision.as_str().into();
         }
         let mut status = status::to_patch(&plan.status);
-        status.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        status
+            .as_object_mut()
+            .unwrap()
+            .retain(|_, value| !value.is_null());
         self.deployment["status"] = status;
         plan
     }

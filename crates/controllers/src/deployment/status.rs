@@ -40,7 +40,7 @@ pub(super) fn set(
         message,
         last_update_time: Some(now),
         last_transition_time: since.or(Some(now)),
-        last_probe_time: None,
+        ..Condition::default()
     });
 }
 

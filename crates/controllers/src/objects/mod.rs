@@ -187,11 +187,36 @@ pub(crate) struct Condition {
     pub last_transition_time: Option<Timestamp>,
     pub last_update_time: Option<Timestamp>,
     pub last_probe_time: Option<Timestamp>,
+    /// Of pods only: which generation the condition speaks of.
+    pub observed_generation: Option<i64>,
 }
 
 impl Condition {
     pub(crate) fn is_true(&self) -> bool {
         self.status == "True"
+    }
+
+    /// The condition as JSON, without the fields that are not set.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut value = json!({"type": self.kind, "status": self.status});
+        for (name, text) in [("reason", &self.reason), ("message", &self.message)] {
+            if !text.is_empty() {
+                value[name] = text.as_str().into();
+            }
+        }
+        if let Some(generation) = self.observed_generation {
+            value["observedGeneration"] = generation.into();
+        }
+        for (name, at) in [
+            ("lastTransitionTime", self.last_transition_time),
+            ("lastUpdateTime", self.last_update_time),
+            ("lastProbeTime", self.last_probe_time),
+        ] {
+            if let Some(at) = at {
+                value[name] = time(at).into();
+            }
+        }
+        value
     }
 }
 

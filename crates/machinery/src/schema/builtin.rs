@@ -171,6 +171,7 @@ impl Builtin {
                     name: Name::Owned(name.clone()),
                     schema: self.schema_of(facts),
                     patch: patch_facts(facts),
+                    granular: facts.get("mt").and_then(Value::as_str) == Some("granular"),
                 })
                 .collect();
             node.properties.sort_by(|a, b| a.name.cmp(&b.name));
@@ -210,6 +211,7 @@ fn patch_facts(facts: &Value) -> Option<PatchFacts> {
     let has = |wanted: &str| strategy.split(',').any(|s| s == wanted);
     Some(PatchFacts {
         merge: has("merge"),
+        replace: has("replace"),
         retain_keys: has("retainKeys"),
         merge_key: facts
             .get("mk")
@@ -273,6 +275,7 @@ mod tests {
             containers.patch,
             Some(PatchFacts {
                 merge: true,
+                replace: false,
                 retain_keys: false,
                 merge_key: Some("name".into())
             })

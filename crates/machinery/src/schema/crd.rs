@@ -65,6 +65,7 @@ fn object_properties() -> Vec<Property> {
         name: Name::Borrowed(name),
         schema,
         patch: None,
+        granular: false,
     };
     vec![
         property("apiVersion", text.clone()),
@@ -166,6 +167,7 @@ impl Compiler {
                 name: Name::Owned(name.clone()),
                 schema,
                 patch: None,
+                granular: false,
             });
         }
         node.properties.sort_by(|a, b| a.name.cmp(&b.name));

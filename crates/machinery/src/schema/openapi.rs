@@ -148,19 +148,28 @@ impl Schema {
 
 fn property(property: &Property, version: OpenApi) -> Value {
     let mut map = property.schema.inline(version);
-    let Some(patch) = &property.patch else {
+    if property.patch.is_none() && !property.granular {
         return Value::Object(map);
-    };
+    }
     if version == OpenApi::V3 && map.contains_key("$ref") {
         // Version 3 ignores what stands beside a reference.
         map = Map::from_iter([("allOf".to_owned(), Value::Array(vec![Value::Object(map)]))]);
     }
-    write_patch(patch, &mut map);
+    if property.granular {
+        map.insert("x-kubernetes-map-type".into(), "granular".into());
+    }
+    if let Some(patch) = &property.patch {
+        write_patch(patch, &mut map);
+    }
     Value::Object(map)
 }
 
 fn write_patch(patch: &PatchFacts, map: &mut Map<String, Value>) {
-    let strategies = [(patch.merge, "merge"), (patch.retain_keys, "retainKeys")];
+    let strategies = [
+        (patch.replace, "replace"),
+        (patch.merge, "merge"),
+        (patch.retain_keys, "retainKeys"),
+    ];
     let strategies: Vec<&str> = strategies
         .iter()
         .filter(|(on, _)| *on)

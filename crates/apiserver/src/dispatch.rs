@@ -1,0 +1,340 @@
+//! From an authorised request to the code that answers it.
+
+use std::sync::Arc;
+
+use coracle_machinery::{ApiError, GroupResource, Reason};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use serde_json::Value;
+
+use crate::body::{Body, json_bytes, json_value};
+use crate::decode::{self, MAX_BODY};
+use crate::health;
+use crate::hooks::RequestContext;
+use crate::kind::Verb;
+use crate::list;
+use crate::negotiate::{ContentType, content_type, shape};
+use crate::query::{ListOptions, parse_revision};
+use crate::registry::Resource;
+use crate::select::Filter;
+use crate::server::Inner;
+use crate::shape::Shaper;
+use crate::special;
+use crate::watching::{too_many_watches, watch};
+use crate::write::delete::success;
+use crate::write::options::{DeleteOptions, WriteOptions};
+use crate::write::{Deleted, Part, Writer};
+
+/// A request to a stored resource, with all that its verb needs.
+pub(crate) struct Call<'a> {
+    pub(crate) server: &'a Arc<Inner>,
+    pub(crate) context: &'a RequestContext,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) shaper: Shaper,
+}
+
+pub(crate) fn not_allowed() -> ApiError {
+    ApiError::new(
+        Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    )
+}
+
+impl Inner {
+    /// Answers an authorised request.
+    pub(crate) async fn dispatch(
+        self: &Arc<Self>,
+        context: &RequestContext,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let info = &context.info;
+        if !info.is_resource
+            && let Some(response) = health::answer(self, context).await
+        {
+            return Ok(response);
+        }
+        let Some(resource) = context.resource.clone() else {
+            for route in &self.routes {
+                match route.route(context, request).await {
+                    Ok(response) => return Ok(response),
+                    Err(back) => request = back,
+                }
+            }
+            return Err(ApiError::no_such_path());
+        };
+        if let Some(connector) = self.connectors.get(info) {
+            return connector.connect(context, request).await;
+        }
+        if info.verb.is_empty() {
+            return Err(not_allowed());
+        }
+        check_place(context, &resource)?;
+        if let Some(handler) = self.handlers.get(info) {
+            let create = request.method() == Method::POST;
+            let bytes = request.into_body().read(MAX_BODY).await?;
+            let body = if bytes.is_empty() {
+                Value::Null
+            } else {
+                decode::value(&bytes, ContentType::Json)?
+            };
+            let answer = handler.handle(context, body).await?;
+            let status = if create {
+                StatusCode::CREATED
+            } else {
+                StatusCode::OK
+            };
+            return Ok(json_value(status, &answer));
+        }
+        let (parts, body) = request.into_parts();
+        let shaper = Shaper::new(shape(&parts.headers)?, &context.query);
+        let call = Call {
+            server: self,
+            context,
+            resource,
+            headers: parts.headers,
+            shaper,
+        };
+        call.run(body).await
+    }
+}
+
+/// Refuses paths that a resource does not have, such as a node in a namespace.
+fn check_place(context: &RequestContext, resource: &Resource) -> Result<(), ApiError> {
+    let info = &context.info;
+    // A namespace object stands in its own namespace, as authorisers see it.
+    let itself = resource.group_resource == GroupResource::new("", "namespaces")
+        && info.namespace == info.name;
+    if !resource.namespaced() && !info.namespace.is_empty() && !itself {
+        return Err(ApiError::no_such_path());
+    }
+    let whole = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    if resource.namespaced() && info.namespace.is_empty() && !whole {
+        return Err(if info.verb == "create" && info.name.is_empty() {
+            not_allowed()
+        } else {
+            ApiError::no_such_path()
+        });
+    }
+    if !info.subresource.is_empty() && !resource.kind.has_subresource(&info.subresource) {
+        return Err(ApiError::no_such_path());
+    }
+    Ok(())
+}
+
+impl Call<'_> {
+    async fn run(self, body: Body) -> Result<Response<Body>, ApiError> {
+        let info = &self.context.info;
+        if !info.subresource.is_empty() {
+            let kind = &self.resource.kind;
+            let mut all = kind.subresources.iter();
+            let subresource = all.find(|s| s.name == info.subresource);
+            if !subresource.is_some_and(|s| s.verbs.iter().any(|v| v.as_str() == info.verb)) {
+                return Err(not_allowed());
+            }
+            return match info.subresource.as_str() {
+                "status" => self.object(body, Part::Status).await,
+                _ => special::answer(&self, body).await,
+            };
+        }
+        if !self.offers(&info.verb) {
+            return Err(not_allowed());
+        }
+        match info.verb.as_str() {
+            "list" => self.list().await,
+            "watch" => self.watch().await,
+            "create" => self.create(body).await,
+            "deletecollection" => self.delete_collection(body).await,
+            "delete" => self.delete(body).await,
+            _ => self.object(body, Part::Main).await,
+        }
+    }
+
+    fn offers(&self, verb: &str) -> bool {
+        let verbs = self.resource.kind.verbs;
+        verbs.iter().any(|v: &Verb| v.as_str() == verb)
+    }
+
+    /// The namespace of the objects, empty for cluster-scoped kinds.
+    pub(crate) fn namespace(&self) -> &str {
+        if self.resource.namespaced() {
+            &self.context.info.namespace
+        } else {
+            ""
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.context.info.name
+    }
+
+    pub(crate) fn options(&self, kind: &'static str) -> Result<WriteOptions, ApiError> {
+        let agent = self.headers.get(header::USER_AGENT);
+        let agent = agent.and_then(|v| v.to_str().ok()).unwrap_or_default();
+        WriteOptions::parse(&self.context.query, kind, agent)
+    }
+
+    pub(crate) fn writer<'w>(
+        &'w self,
+        options: &'w WriteOptions,
+        warn: &'w (dyn Fn(String) + Send + Sync),
+    ) -> Writer<'w> {
+        Writer {
+            storage: &self.server.storage,
+            resource: &self.resource,
+            subresource: &self.context.info.subresource,
+            user: &self.context.user,
+            admission: &self.server.admission,
+            options,
+            warn,
+        }
+    }
+
+    /// get, update and patch of an object or of its status.
+    async fn object(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
+        match self.context.info.verb.as_str() {
+            "get" => self.get().await,
+            "update" => self.put(body, part).await,
+            "patch" => self.patch(body, part).await,
+            _ => Err(not_allowed()),
+        }
+    }
+
+    async fn get(&self) -> Result<Response<Body>, ApiError> {
+        let revision = self.context.query.get("resourceVersion");
+        let at_least = parse_revision(revision.unwrap_or_default())?;
+        let storage = &self.server.storage;
+        let (namespace, name) = (self.namespace(), self.name());
+        list::get(
+            storage,
+            &self.resource,
+            namespace,
+            name,
+            at_least,
+            &self.shaper,
+        )
+        .await
+    }
+
+    async fn list(&self) -> Result<Response<Body>, ApiError> {
+        let options = ListOptions::parse(&self.context.query, false)?;
+        let storage = Arc::clone(&self.server.storage);
+        let resource = Arc::clone(&self.resource);
+        let shaper = self.shaper.clone();
+        list::list(storage, resource, self.namespace(), &options, shaper).await
+    }
+
+    async fn watch(&self) -> Result<Response<Body>, ApiError> {
+        let options = ListOptions::parse(&self.context.query, true)?;
+        let permit = Arc::clone(&self.server.watches)
+            .try_acquire_owned()
+            .map_err(|_| too_many_watches())?;
+        watch(
+            Arc::clone(&self.server.storage),
+            Arc::clone(&self.resource),
+            self.namespace(),
+            self.name(),
+            &options,
+            self.shaper.clone(),
+            permit,
+            self.server.stop.clone(),
+        )
+        .await
+    }
+
+    /// The object in the body, in the stored form.
+    pub(crate) async fn read(&self, body: Body) -> Result<Value, ApiError> {
+        let form = content_type(&self.headers, false)?;
+        let bytes = body.read(MAX_BODY).await?;
+        let mut object = decode::value(&bytes, form)?;
+        decode::claim_kind(&mut object, &self.resource.kind.gvk)?;
+        Ok(self.resource.to_stored(object))
+    }
+
+    async fn create(&self, body: Body) -> Result<Response<Body>, ApiError> {
+        let object = self.read(body).await?;
+        let options = self.options("CreateOptions")?;
+        let warn = |text: String| self.context.warn(text);
+        let writer = self.writer(&options, &warn);
+        let written = writer.create(self.namespace(), object).await?;
+        written.respond(&self.resource, &self.shaper)
+    }
+
+    async fn put(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
+        let mut object = self.read(body).await?;
+        crate::write::meta::claim_namespace(&self.resource, &mut object, self.namespace())?;
+        crate::write::meta::claim_name(&mut object, self.name())?;
+        let options = self.options("UpdateOptions")?;
+        let warn = |text: String| self.context.warn(text);
+        let writer = self.writer(&options, &warn);
+        let mut change = |_: &Value| Ok(object.clone());
+        let outcome = writer
+            .update(self.namespace(), self.name(), part, &mut change)
+            .await;
+        let written = match outcome {
+            Err(error)
+                if error.reason == Reason::NotFound
+                    && part == Part::Main
+                    && self.resource.strategy().allow_create_on_update() =>
+            {
+                writer.create(self.namespace(), object).await?
+            }
+            outcome => outcome?,
+        };
+        written.respond(&self.resource, &self.shaper)
+    }
+
+    async fn patch(&self, _body: Body, _part: Part) -> Result<Response<Body>, ApiError> {
+        Err(not_allowed())
+    }
+
+    async fn delete_options(&self, body: Body) -> Result<DeleteOptions, ApiError> {
+        let bytes = body.read(MAX_BODY).await?;
+        let value = if bytes.is_empty() {
+            Value::Null
+        } else {
+            decode::value(&bytes, content_type(&self.headers, false)?)?
+        };
+        DeleteOptions::parse(&self.context.query, &value)
+    }
+
+    async fn delete(&self, body: Body) -> Result<Response<Body>, ApiError> {
+        let delete = self.delete_options(body).await?;
+        let options = WriteOptions {
+            dry_run: delete.dry_run,
+            ..WriteOptions::default()
+        };
+        let warn = |text: String| self.context.warn(text);
+        let writer = self.writer(&options, &warn);
+        let deleted = writer
+            .delete(self.namespace(), self.name(), &delete)
+            .await?;
+        match deleted {
+            Deleted::Gone(written) => {
+                let status = success(&self.resource, Some(&written.object()?));
+                Ok(json_value(StatusCode::OK, &status))
+            }
+            Deleted::Marked(written) => {
+                let bytes =
+                    self.shaper
+                        .single(&self.resource, &written.stored, written.revision)?;
+                Ok(json_bytes(StatusCode::OK, bytes))
+            }
+        }
+    }
+
+    async fn delete_collection(&self, body: Body) -> Result<Response<Body>, ApiError> {
+        let delete = self.delete_options(body).await?;
+        let list = ListOptions::parse(&self.context.query, false)?;
+        let filter = Filter::new(&list, &self.resource)?;
+        let options = WriteOptions {
+            dry_run: delete.dry_run,
+            ..WriteOptions::default()
+        };
+        let warn = |text: String| self.context.warn(text);
+        let writer = self.writer(&options, &warn);
+        writer
+            .delete_all(self.namespace(), &filter, &delete)
+            .await?;
+        Ok(json_value(StatusCode::OK, &success(&self.resource, None)))
+    }
+}

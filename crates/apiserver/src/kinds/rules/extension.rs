@@ -1,0 +1,473 @@
+//! The rules of kinds that extend the API server.
+
+use coracle_machinery::names::{NameRule, dns1035_label_errors, dns1123_subdomain_errors};
+use coracle_machinery::object::name;
+use coracle_machinery::{FieldError, FieldPath};
+use serde_json::{Map, Value, json};
+
+use super::text::{check, check_required};
+use super::{
+    Errors, default_field, each_mut, given, immutable, list, map_mut, one_of, selectors, spec_mut,
+    str_at,
+};
+use crate::kind::Strategy;
+
+/// The rules of CustomResourceDefinitions.
+pub(in crate::kinds) struct CustomResourceDefinition;
+/// The rules of validating and mutating webhook configurations.
+pub(in crate::kinds) struct WebhookConfiguration {
+    /// True for mutating webhooks.
+    pub mutating: bool,
+}
+/// The rules of admission policies.
+pub(in crate::kinds) struct AdmissionPolicy {
+    /// True for mutating policies.
+    pub mutating: bool,
+}
+/// The rules of bindings of admission policies.
+pub(in crate::kinds) struct AdmissionBinding;
+/// The rules of APIServices.
+pub(in crate::kinds) struct ApiService;
+/// The rules of CertificateSigningRequests.
+pub(in crate::kinds) struct CertificateSigningRequest;
+/// The rules of FlowSchemas.
+pub(in crate::kinds) struct FlowSchema;
+/// The rules of PriorityLevelConfigurations.
+pub(in crate::kinds) struct PriorityLevel;
+
+impl Strategy for CustomResourceDefinition {
+    fn default(&self, object: &mut Value) {
+        let Some(spec) = spec_mut(object) else {
+            return;
+        };
+        if let Some(names) = map_mut(spec, "names") {
+            let kind = names
+                .get("kind")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned();
+            if !kind.is_empty() {
+                default_field(names, "singular", kind.to_lowercase());
+                default_field(names, "listKind", format!("{kind}List"));
+            }
+        }
+        default_field(spec, "conversion", json!({"strategy": "None"}));
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        let versions = list(&object["spec"], "versions").iter();
+        let stored: Vec<Value> = versions
+            .filter(|v| v["storage"] == true)
+            .map(|v| v["name"].clone())
+            .collect();
+        if let Some(map) = object.as_object_mut() {
+            let status = map.entry("status").or_insert_with(|| json!({}));
+            if !status.is_object() {
+                *status = json!({});
+            }
+            status["storedVersions"] = Value::Array(stored);
+        }
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
+        let versions = list(&object["spec"], "versions").iter();
+        let stored = versions
+            .filter(|v| v["storage"] == true)
+            .map(|v| v["name"].clone())
+            .next();
+        let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) else {
+            return;
+        };
+        let known = status.entry("storedVersions").or_insert_with(|| json!([]));
+        if let (Some(known), Some(stored)) = (known.as_array_mut(), stored)
+            && !known.contains(&stored)
+        {
+            known.push(stored);
+        }
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = &object["spec"];
+        let names = &spec["names"];
+        let expected = format!("{}.{}", str_at(names, "plural"), str_at(spec, "group"));
+        if name(object) != expected {
+            let at = FieldPath::new("metadata").child("name");
+            let detail = "must be spec.names.plural+\".\"+spec.group";
+            errors.push(FieldError::invalid(&at, name(object), detail));
+        }
+        check_required(
+            &mut errors,
+            &path.child("group"),
+            str_at(spec, "group"),
+            dns1123_subdomain_errors,
+        );
+        if !str_at(spec, "group").contains('.') && !str_at(spec, "group").is_empty() {
+            let detail = "should be a domain with at least one dot";
+            errors.push(FieldError::invalid(
+                &path.child("group"),
+                str_at(spec, "group"),
+                detail,
+            ));
+        }
+        let scopes = ["Cluster", "Namespaced"];
+        if !scopes.contains(&str_at(spec, "scope")) {
+            errors.push(FieldError::not_supported(
+                &path.child("scope"),
+                str_at(spec, "scope"),
+                &scopes,
+            ));
+        }
+        let at = path.child("names");
+        check_required(
+            &mut errors,
+            &at.child("plural"),
+            str_at(names, "plural"),
+            dns1035_label_errors,
+        );
+        let kind = str_at(names, "kind").to_lowercase();
+        if kind.is_empty() {
+            errors.push(FieldError::required(&at.child("kind"), ""));
+        } else {
+            check(&mut errors, &at.child("kind"), &kind, dns1035_label_errors);
+        }
+        for key in ["shortNames", "categories"] {
+            for (index, text) in list(names, key).iter().enumerate() {
+                let text = text.as_str().unwrap_or_default();
+                check(
+                    &mut errors,
+                    &at.child(key).index(index),
+                    text,
+                    dns1035_label_errors,
+                );
+            }
+        }
+        crd_versions(&mut errors, spec, &path.child("versions"));
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let path = FieldPath::new("spec");
+        let (new, old) = (&object["spec"], &old["spec"]);
+        for key in ["group", "scope"] {
+            immutable(&mut errors, new, old, key, &path);
+        }
+        for key in ["plural", "kind"] {
+            immutable(
+                &mut errors,
+                &new["names"],
+                &old["names"],
+                key,
+                &path.child("names"),
+            );
+        }
+        errors
+    }
+}
+
+fn crd_versions(errors: &mut Errors, spec: &Value, path: &FieldPath) {
+    let versions = list(spec, "versions");
+    let mut names = std::collections::BTreeSet::new();
+    for (index, version) in versions.iter().enumerate() {
+        let at = path.index(index);
+        let name = str_at(version, "name");
+        check_required(errors, &at.child("name"), name, dns1035_label_errors);
+        if !names.insert(name) {
+            let detail = "must contain unique version names";
+            errors.push(FieldError::invalid(path, name, detail));
+        }
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let at = at.child("schema").child("openAPIV3Schema");
+        if schema.is_null() {
+            errors.push(FieldError::required(&at, "schemas are required"));
+        } else if str_at(schema, "type") != "object" {
+            if str_at(schema, "type").is_empty() {
+                errors.push(FieldError::required(
+                    &at.child("type"),
+                    "must not be empty at the root",
+                ));
+            } else {
+                let detail = "must be object at the root";
+                errors.push(FieldError::invalid(
+                    &at.child("type"),
+                    str_at(schema, "type"),
+                    detail,
+                ));
+            }
+        }
+    }
+    if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        errors.push(FieldError::invalid(path, spec["versions"].clone(), detail));
+    }
+}
+
+impl Strategy for WebhookConfiguration {
+    fn tracks_generation(&self, _object: &Value) -> bool {
+        true
+    }
+
+    fn default(&self, object: &mut Value) {
+        let Some(map) = object.as_object_mut() else {
+            return;
+        };
+        for webhook in each_mut(map, "webhooks") {
+            default_field(webhook, "failurePolicy", "Fail");
+            default_field(webhook, "matchPolicy", "Equivalent");
+            default_field(webhook, "namespaceSelector", json!({}));
+            default_field(webhook, "objectSelector", json!({}));
+            default_field(webhook, "timeoutSeconds", 10);
+            if self.mutating {
+                default_field(webhook, "reinvocationPolicy", "Never");
+            }
+            if let Some(service) =
+                map_mut(webhook, "clientConfig").and_then(|c| map_mut(c, "service"))
+            {
+                default_field(service, "port", 443);
+            }
+            for rule in each_mut(webhook, "rules") {
+                default_field(rule, "scope", "*");
+            }
+        }
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let mut names = std::collections::BTreeSet::new();
+        for (index, webhook) in list(object, "webhooks").iter().enumerate() {
+            let path = FieldPath::new("webhooks").index(index);
+            let name = str_at(webhook, "name");
+            check_required(
+                &mut errors,
+                &path.child("name"),
+                name,
+                dns1123_subdomain_errors,
+            );
+            if name.split('.').count() < 3 {
+                let detail = "should be a domain with at least three segments separated by dots";
+                errors.push(FieldError::invalid(&path.child("name"), name, detail));
+            }
+            if !names.insert(name) {
+                errors.push(FieldError::duplicate(&path.child("name"), name));
+            }
+            self.webhook(&mut errors, webhook, &path);
+        }
+        errors
+    }
+}
+
+impl WebhookConfiguration {
+    fn webhook(&self, errors: &mut Errors, webhook: &Value, path: &FieldPath) {
+        for (index, rule) in list(webhook, "rules").iter().enumerate() {
+            let at = path.child("rules").index(index);
+            for key in ["operations", "apiGroups", "apiVersions", "resources"] {
+                if list(rule, key).is_empty() {
+                    errors.push(FieldError::required(&at.child(key), ""));
+                }
+            }
+            one_of(errors, rule, "scope", &at, &["*", "Cluster", "Namespaced"]);
+        }
+        one_of(errors, webhook, "failurePolicy", path, &["Fail", "Ignore"]);
+        one_of(
+            errors,
+            webhook,
+            "matchPolicy",
+            path,
+            &["Equivalent", "Exact"],
+        );
+        let effects = str_at(webhook, "sideEffects");
+        let allowed = ["None", "NoneOnDryRun"];
+        if !allowed.contains(&effects) {
+            errors.push(FieldError::not_supported(
+                &path.child("sideEffects"),
+                effects,
+                &allowed,
+            ));
+        }
+        if let Some(seconds) = webhook["timeoutSeconds"].as_i64()
+            && !(1..=30).contains(&seconds)
+        {
+            let detail = "the timeout value must be between 1 and 30 seconds";
+            errors.push(FieldError::invalid(
+                &path.child("timeoutSeconds"),
+                seconds,
+                detail,
+            ));
+        }
+        for key in ["namespaceSelector", "objectSelector"] {
+            selectors::label_selector(errors, &webhook[key], &path.child(key));
+        }
+        let config = &webhook["clientConfig"];
+        let at = path.child("clientConfig");
+        if given(config, "url") == given(config, "service") {
+            errors.push(FieldError::required(
+                &at,
+                "exactly one of url or service is required",
+            ));
+        }
+        let versions = list(webhook, "admissionReviewVersions");
+        if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
+            let at = path.child("admissionReviewVersions");
+            let detail = "must include at least one of v1, v1beta1";
+            errors.push(FieldError::invalid(&at, versions.to_vec(), detail));
+        }
+    }
+}
+
+impl Strategy for AdmissionPolicy {
+    fn default(&self, object: &mut Value) {
+        let Some(spec) = spec_mut(object) else {
+            return;
+        };
+        default_field(spec, "failurePolicy", "Fail");
+        if self.mutating {
+            default_field(spec, "reinvocationPolicy", "Never");
+        }
+        if let Some(constraints) = map_mut(spec, "matchConstraints") {
+            match_resources(constraints);
+        }
+    }
+}
+
+impl Strategy for AdmissionBinding {
+    fn default(&self, object: &mut Value) {
+        if let Some(resources) = spec_mut(object).and_then(|s| map_mut(s, "matchResources")) {
+            match_resources(resources);
+        }
+    }
+}
+
+fn match_resources(resources: &mut Map<String, Value>) {
+    default_field(resources, "matchPolicy", "Equivalent");
+    default_field(resources, "namespaceSelector", json!({}));
+    default_field(resources, "objectSelector", json!({}));
+    for key in ["resourceRules", "excludeResourceRules"] {
+        for rule in each_mut(resources, key) {
+            default_field(rule, "scope", "*");
+        }
+    }
+}
+
+impl Strategy for ApiService {
+    fn tracks_generation(&self, _object: &Value) -> bool {
+        false
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn default(&self, object: &mut Value) {
+        if let Some(service) = spec_mut(object).and_then(|s| map_mut(s, "service")) {
+            default_field(service, "port", 443);
+        }
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let spec = &object["spec"];
+        let expected = format!("{}.{}", str_at(spec, "version"), str_at(spec, "group"));
+        if name(object) != expected {
+            let at = FieldPath::new("metadata").child("name");
+            let detail = format!("must be `spec.version+\".\"+spec.group`: \"{expected}\"");
+            errors.push(FieldError::invalid(&at, name(object), detail));
+        }
+        errors
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+}
+
+impl Strategy for CertificateSigningRequest {
+    fn tracks_generation(&self, _object: &Value) -> bool {
+        false
+    }
+
+    fn default(&self, object: &mut Value) {
+        if let Some(spec) = spec_mut(object) {
+            default_field(
+                spec,
+                "usages",
+                json!(["digital signature", "key encipherment"]),
+            );
+        }
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = &object["spec"];
+        for key in ["request", "signerName"] {
+            if str_at(spec, key).is_empty() {
+                errors.push(FieldError::required(&path.child(key), ""));
+            }
+        }
+        let signer = str_at(spec, "signerName");
+        if !signer.is_empty() && !signer.contains('/') {
+            let detail =
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+            errors.push(FieldError::invalid(
+                &path.child("signerName"),
+                signer,
+                detail,
+            ));
+        }
+        if spec["expirationSeconds"].as_i64().is_some_and(|s| s < 600) {
+            let value = spec["expirationSeconds"].clone();
+            let detail = "may not specify a duration less than 600 seconds (10 minutes)";
+            errors.push(FieldError::invalid(
+                &path.child("expirationSeconds"),
+                value,
+                detail,
+            ));
+        }
+        errors
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value) {
+        if let Some(map) = object.as_object_mut()
+            && let Some(spec) = old.get("spec")
+        {
+            map.insert("spec".into(), spec.clone());
+        }
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &["spec.signerName"]
+    }
+}
+
+impl Strategy for FlowSchema {
+    fn default(&self, object: &mut Value) {
+        if let Some(spec) = spec_mut(object) {
+            default_field(spec, "matchingPrecedence", 1000);
+        }
+    }
+}
+
+impl Strategy for PriorityLevel {
+    fn default(&self, object: &mut Value) {
+        let Some(spec) = spec_mut(object) else {
+            return;
+        };
+        if let Some(exempt) = map_mut(spec, "exempt") {
+            default_field(exempt, "nominalConcurrencyShares", 0);
+            default_field(exempt, "lendablePercent", 0);
+        }
+        let Some(limited) = map_mut(spec, "limited") else {
+            return;
+        };
+        default_field(limited, "nominalConcurrencyShares", 30);
+        default_field(limited, "lendablePercent", 0);
+        if let Some(queuing) = map_mut(limited, "limitResponse").and_then(|r| map_mut(r, "queuing"))
+        {
+            default_field(queuing, "handSize", 8);
+            default_field(queuing, "queues", 64);
+            default_field(queuing, "queueLengthLimit", 50);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Defaults, preparation and validation of built-in kinds, after
+//! `k8s.io/kubernetes/pkg/apis/*/v1/defaults.go` and `.../validation`.
+//! Texts of errors are those of upstream: people search for them.
+
+mod access;
+mod autoscaling;
+mod cluster;
+mod config;
+mod containers;
+mod endpoints;
+mod events;
+mod extension;
+mod jobs;
+mod metadata;
+mod network;
+mod pod;
+mod pod_defaults;
+mod pod_spec;
+mod pod_update;
+mod policy;
+mod probes;
+mod quantities;
+mod security;
+mod selectors;
+mod service;
+mod storage;
+mod text;
+mod volumes;
+mod workloads;
+
+pub(super) use access::{Binding, Role, RuntimeClass};
+pub(super) use autoscaling::Autoscaler;
+pub(super) use cluster::{Lease, Namespace, Node, PriorityClass};
+pub(super) use config::{ConfigMap, Secret, ServiceAccount};
+pub(super) use endpoints::{EndpointSlice, Endpoints};
+pub(super) use events::CoreEvent;
+pub(super) use extension::{
+    AdmissionBinding, AdmissionPolicy, ApiService, CertificateSigningRequest,
+    CustomResourceDefinition, FlowSchema, PriorityLevel, WebhookConfiguration,
+};
+pub(super) use jobs::{CronJob, Job};
+pub(super) use network::{Ingress, IngressClass, NetworkPolicy};
+pub(super) use pod::Pod;
+pub use pod::validate_ephemeral_containers;
+pub(super) use policy::{DisruptionBudget, LimitRange, ResourceQuota};
+pub(super) use service::Service;
+pub(super) use storage::{Claim, CsiDriver, PersistentVolume, StorageClass, VolumeAttachment};
+pub(super) use workloads::{
+    ControllerRevision, DaemonSet, Deployment, PodTemplate, ReplicaSet, ReplicationController,
+    StatefulSet,
+};
+
+use coracle_machinery::{FieldError, FieldPath};
+use serde_json::{Map, Value};
+
+/// What validation finds.
+type Errors = Vec<FieldError>;
+
+/// Sets `key` if it is absent or null.
+fn default_field(map: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
+    let slot = map.entry(key).or_insert(Value::Null);
+    if slot.is_null() {
+        *slot = value.into();
+    }
+}
+
+/// The map at `key`, if there is one.
+fn map_mut<'a>(map: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
+    map.get_mut(key)?.as_object_mut()
+}
+
+/// `spec`, if there is one.
+fn spec_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    object.get_mut("spec")?.as_object_mut()
+}
+
+/// The maps in the list at `key`.
+fn each_mut<'a>(
+    map: &'a mut Map<String, Value>,
+    key: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> {
+    map.get_mut(key)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+}
+
+/// The items of the list at `key`.
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The text at `key`, or the empty string.
+fn str_at<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// True if `key` holds something.
+fn given(value: &Value, key: &str) -> bool {
+    !value[key].is_null()
+}
+
+/// An error unless the number at `key` is absent or at least zero.
+fn non_negative(errors: &mut Errors, value: &Value, key: &str, path: &FieldPath) {
+    if let Some(number) = value[key].as_i64()
+        && number < 0
+    {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(&path.child(key), number, detail));
+    }
+}
+
+/// An error unless the text at `key` is empty or one of `allowed`.
+fn one_of(errors: &mut Errors, value: &Value, key: &str, path: &FieldPath, allowed: &[&str]) {
+    let text = str_at(value, key);
+    if !text.is_empty() && !allowed.contains(&text) {
+        errors.push(FieldError::not_supported(&path.child(key), text, allowed));
+    }
+}
+
+/// An error if `key` differs between the two objects.
+fn immutable(errors: &mut Errors, new: &Value, old: &Value, key: &str, path: &FieldPath) {
+    if new[key] != old[key] {
+        let value = new[key].clone();
+        errors.push(FieldError::invalid(
+            &path.child(key),
+            value,
+            "field is immutable",
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests;

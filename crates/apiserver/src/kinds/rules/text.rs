@@ -1,0 +1,94 @@
+//! Forms of texts, with upstream's words for what is wrong.
+
+use coracle_machinery::{FieldError, FieldPath};
+
+use super::Errors;
+
+/// A check of a text: all that is wrong with it.
+pub(super) type Check = fn(&str) -> Vec<String>;
+
+/// Adds an error for everything that `check` finds wrong with `value`.
+pub(super) fn check(errors: &mut Errors, path: &FieldPath, value: &str, check: Check) {
+    errors.extend(
+        check(value)
+            .into_iter()
+            .map(|detail| FieldError::invalid(path, value, detail)),
+    );
+}
+
+/// As [`check`], with a required value.
+pub(super) fn check_required(errors: &mut Errors, path: &FieldPath, value: &str, rule: Check) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else {
+        check(errors, path, value, rule);
+    }
+}
+
+/// Port number.
+pub(super) fn port_number(errors: &mut Errors, path: &FieldPath, port: i64) {
+    if !(1..=65_535).contains(&port) {
+        let detail = "must be between 1 and 65535, inclusive";
+        errors.push(FieldError::invalid(path, port, detail));
+    }
+}
+
+/// IP address in its usual form.
+pub(super) fn ip_address(text: &str) -> Vec<String> {
+    match text.parse::<std::net::IpAddr>() {
+        Ok(_) => Vec::new(),
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+    }
+}
+
+/// Address block such as `10.0.0.0/8`.
+pub(super) fn cidr(text: &str) -> Vec<String> {
+    let valid = text.split_once('/').is_some_and(|(address, bits)| {
+        let Ok(address) = address.parse::<std::net::IpAddr>() else {
+            return false;
+        };
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        bits.parse::<u8>().is_ok_and(|bits| bits <= max)
+    });
+    if valid {
+        Vec::new()
+    } else {
+        vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
+    }
+}
+
+/// A path that stays below where it is mounted.
+pub(super) fn local_path(errors: &mut Errors, path: &FieldPath, value: &str) {
+    if value.starts_with('/') {
+        errors.push(FieldError::invalid(path, value, "must be a relative path"));
+    }
+    no_parent(errors, path, value);
+}
+
+/// A path without `..`.
+pub(super) fn no_parent(errors: &mut Errors, path: &FieldPath, value: &str) {
+    if value.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid(path, value, "must not contain '..'"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        let table: &[(Check, &[&str], &[&str])] = &[
+            (ip_address, &["10.0.0.1", "::1"], &["10.0.0", "x"]),
+            (
+                cidr,
+                &["10.0.0.0/8", "fd00::/64"],
+                &["10.0.0.0", "10.0.0.0/33"],
+            ),
+        ];
+        for (check, good, bad) in table {
+            assert!(good.iter().all(|text| check(text).is_empty()));
+            assert!(bad.iter().all(|text| !check(text).is_empty()));
+        }
+    }
+}
