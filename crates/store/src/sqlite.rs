@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::hub::Hub;
 use crate::{
@@ -76,6 +76,8 @@ struct Shared {
     getters: Pool,
     /// For longer reads, on blocking threads.
     listers: Pool,
+    /// One permit for each lister: who waits holds no thread.
+    lists: Arc<Semaphore>,
 }
 
 impl SqliteStore {
@@ -133,14 +135,7 @@ impl SqliteStore {
         options: SqliteOptions,
     ) -> Result<Self, StoreError> {
         let bounds = rows::bounds(writer.lease().connection()?)?;
-        let shared = Arc::new(Shared {
-            queue: Queue::new(),
-            hub: Arc::new(Hub::new(bounds.latest, options.progress_interval)),
-            latest: AtomicU64::new(bounds.latest),
-            compacted: AtomicU64::new(bounds.compacted),
-            getters,
-            listers,
-        });
+        let shared = Arc::new(Shared::new(bounds, getters, listers, &options));
         let state = writer::Writer::new(writer, Arc::clone(&shared), options.retention)?;
         let closing = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -230,6 +225,18 @@ impl Store for SqliteStore {
 }
 
 impl Shared {
+    fn new(bounds: rows::Bounds, getters: Pool, listers: Pool, options: &SqliteOptions) -> Self {
+        Self {
+            queue: Queue::new(),
+            hub: Arc::new(Hub::new(bounds.latest, options.progress_interval)),
+            latest: AtomicU64::new(bounds.latest),
+            compacted: AtomicU64::new(bounds.compacted),
+            getters,
+            listers,
+            lists: Arc::new(Semaphore::new(LISTERS)),
+        }
+    }
+
     /// Takes note that a revision is durable.
     fn observe(&self, revision: Revision) {
         self.latest.fetch_max(revision, Ordering::AcqRel);
@@ -248,9 +255,14 @@ impl Shared {
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let permit = Arc::clone(&self.lists).acquire_owned().await;
+        let permit = permit.map_err(|_| StoreError::Closed)?;
         let shared = Arc::clone(self);
-        let reading =
-            tokio::task::spawn_blocking(move || read(shared.listers.lease().connection()?));
+        let reading = tokio::task::spawn_blocking(move || {
+            let result = read(shared.listers.lease().connection()?);
+            drop(permit);
+            result
+        });
         reading
             .await
             .map_err(|error| StoreError::Backend(format!("a read failed: {error}")))?

@@ -158,7 +158,7 @@ fn kill_and_check(runtime: &tokio::runtime::Runtime) {
         // Sometimes while it opens the database, usually while it writes.
         let life = match round % 5 {
             0 => Duration::from_micros(random.random_range(0..8_000)),
-            _ => Duration::from_micros(random.random_range(2_000..60_000)),
+            _ => Duration::from_micros(random.random_range(1_000..40_000)),
         };
         let lines = run_child(&path, round, life, round % 5 != 0);
         acknowledged += learn(&lines, &mut known, latest);

@@ -119,22 +119,26 @@ impl Writer {
                 Waited::DeadlinePassed => None,
                 Waited::Closed => break,
             };
-            let now = Instant::now();
-            if self.shared.hub.progress_due().is_some_and(|due| due <= now) {
-                self.shared.hub.tell_progress();
-            }
-            self.retry = self.retry.filter(|retry| *retry > now);
-            if first.is_some() || self.housekeeping_due(now).is_some_and(|due| due <= now) {
-                let mut lease = slot.lease();
-                match lease.connection() {
-                    Ok(connection) => self.commit(connection, first),
-                    Err(_) => break,
-                }
+            match slot.lease().connection() {
+                Ok(connection) => self.turn(connection, first),
+                Err(_) => break,
             }
         }
         // The last connection to close moves the write-ahead log into the
         // database file.
         slot.close();
+    }
+
+    /// Does what is asked for and what is due.
+    fn turn(&mut self, connection: &Connection, first: Option<Job>) {
+        let now = Instant::now();
+        if self.shared.hub.progress_due().is_some_and(|due| due <= now) {
+            self.shared.hub.tell_progress();
+        }
+        self.retry = self.retry.filter(|retry| *retry > now);
+        if first.is_some() || self.housekeeping_due(now).is_some_and(|due| due <= now) {
+            self.commit(connection, first);
+        }
     }
 
     /// When to wake up although nobody writes.
@@ -424,7 +428,56 @@ fn unix_millis() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Pool, SqliteOptions, schema};
     use super::*;
+
+    /// After a burst there is some work left; then it sleeps until it is
+    /// woken.
+    #[test]
+    fn an_idle_writer_has_no_deadline() {
+        let slot = Slot::new(schema::open_in_memory().unwrap());
+        let pool = || Pool::of_shared(&slot);
+        let bounds = rows::bounds(slot.lease().connection().unwrap()).unwrap();
+        let options = SqliteOptions {
+            progress_interval: Duration::ZERO,
+            ..SqliteOptions::default()
+        };
+        let shared = Arc::new(Shared::new(bounds, pool(), pool(), &options));
+        let (_quiet, _) = shared.hub.subscribe("quiet/", 0);
+        let retention = Retention {
+            age: Duration::ZERO,
+            revisions: 10,
+            bytes: 100_000,
+        };
+        let mut writer = Writer::new(Arc::clone(&slot), shared, retention).unwrap();
+        let mut lease = slot.lease();
+        let connection = lease.connection().unwrap();
+        for number in 0..1000 {
+            let (reply, _) = oneshot::channel();
+            let write = Write::Put {
+                value: Bytes::from(vec![1; 1000]),
+                ttl_seconds: (number % 10 == 0).then_some(0),
+            };
+            let job = Job::Write {
+                key: format!("key-{}", number % 3),
+                expect: Expect::Anything,
+                write,
+                reply,
+            };
+            writer.turn(connection, Some(job));
+        }
+        assert!(writer.deadline().is_some(), "a quiet watcher is to be told");
+        let mut turns = 0;
+        while writer.deadline().is_some() {
+            writer.turn(connection, None);
+            turns += 1;
+            assert!(turns < 100, "still busy");
+        }
+        let rows: i64 = connection
+            .query_row("SELECT count(*) FROM log", [], |row| row.get(0))
+            .unwrap();
+        assert!(rows < 200, "{rows} rows are left");
+    }
 
     #[test]
     fn expiry_is_rounded_up_by_little() {

@@ -160,7 +160,7 @@ async fn check_watch(store: &impl Store, model: &Model, prefix: &str, after: Rev
         .filter(|event| event.entry.key.starts_with(prefix))
         .collect();
     let Some(last) = expected.last() else { return };
-    let mut stream = stream.ok().expect("the model can be watched from there");
+    let mut stream = stream.expect("the model can be watched from there");
     let events = events_until(&mut stream, last.entry.mod_revision).await;
     assert_eq!(format!("{events:?}"), format!("{expected:?}"));
 }
