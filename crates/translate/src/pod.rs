@@ -115,6 +115,12 @@ impl Translator {
         HostPod { pod: host, tokens }
     }
 
+    /// The tokens that a virtual pod mounts.
+    pub fn tokens_of(&self, pod: &Value) -> Vec<Token> {
+        let mut spec = pod.get("spec").cloned().unwrap_or_default();
+        self.volumes(&mut spec, pod)
+    }
+
     /// The containers of `ephemeralContainers` as the host gets them.
     pub(crate) fn ephemeral_to_host(&self, pod: &Value, context: &PodContext<'_>) -> Vec<Value> {
         let links = service_links(pod, context);

@@ -1,0 +1,485 @@
+//! The syncer's frame: caches of both sides feed the work queue, workers
+//! reconcile one key at a time.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use coracle_config::marks;
+use coracle_machinery::object;
+use coracle_translate::{DataKind, Reference, Translator, VirtualName, references};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::api::{ApiError, Cluster, Narrow};
+use crate::cache::{Cache, Change};
+use crate::kinds::Kind;
+use crate::queue::{Key, Outcome, Queue};
+use crate::sync;
+use crate::{Error, SyncerConfig, kubelet};
+
+/// Reconciliations at once. Each is a handful of requests; more would only
+/// wait on the same two servers.
+const WORKERS: usize = 32;
+
+/// Pause while the host or the virtual API server cannot be reached at start.
+const START_PAUSE: Duration = Duration::from_millis(200);
+
+/// Caches by kind; `None` where a kind is not watched on that side.
+pub(crate) struct Side {
+    pub(crate) cluster: Cluster,
+    caches: [Option<Cache>; Kind::COUNT],
+}
+
+impl Side {
+    fn new(cluster: Cluster, kinds: &[Kind]) -> Self {
+        let mut caches = [const { None }; Kind::COUNT];
+        for kind in kinds {
+            caches[*kind as usize] = Some(Cache::new());
+        }
+        Self { cluster, caches }
+    }
+
+    pub(crate) fn cache(&self, kind: Kind) -> Option<&Cache> {
+        self.caches[kind as usize].as_ref()
+    }
+
+    pub(crate) fn get(&self, kind: Kind, name: &VirtualName) -> Option<Arc<Value>> {
+        self.cache(kind)?.get(name)
+    }
+}
+
+/// Which objects refer to which data objects, both ways.
+#[derive(Default)]
+struct References {
+    from: HashMap<(Kind, VirtualName), BTreeSet<Reference>>,
+    to: HashMap<Reference, HashSet<(Kind, VirtualName)>>,
+}
+
+/// Everything that reconciliations share.
+pub(crate) struct Syncer {
+    pub(crate) translator: Translator,
+    pub(crate) inside: Side,
+    pub(crate) host: Side,
+    pub(crate) queue: Queue,
+    pub(crate) pod_ip: String,
+    pub(crate) kubelet_port: u16,
+    /// The address of the virtual cluster's own host Service.
+    pub(crate) own_service: Value,
+    /// The node that the control plane runs on, once it is known.
+    pub(crate) own_node: String,
+    /// The host's version, as nodes show it.
+    pub(crate) host_version: String,
+    references: Mutex<References>,
+    pub(crate) tokens: sync::tokens::Tokens,
+}
+
+pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Result<(), Error> {
+    let listener = kubelet::bind(&config.kubelet).await?;
+    let kubelet_port = config.kubelet.advertised_port(&listener);
+    let translator = Translator::new(
+        &config.vc_name,
+        &config.host_namespace,
+        Arc::new(config.config.clone()),
+    );
+    let host_cluster = Cluster::new(config.host_client.clone());
+    let started = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        started = start(&config, translator, host_cluster, kubelet_port) => started,
+    };
+    let syncer = Arc::new(started);
+    info!(
+        virtual_cluster = config.vc_name,
+        namespace = config.host_namespace,
+        "syncing"
+    );
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(kubelet::serve(
+        listener,
+        kubelet::Pods::new(syncer.clone(), config.host_tunnel_client.clone()),
+        shutdown.clone(),
+    ));
+    spawn_caches(&syncer, &mut tasks, &shutdown);
+    tasks.spawn(sync::events::run(syncer.clone(), shutdown.clone()));
+    tasks.spawn(sync::nodes::heartbeats(syncer.clone(), shutdown.clone()));
+    tasks.spawn(sync::publish::run(
+        syncer.clone(),
+        config.published,
+        shutdown.clone(),
+    ));
+    tasks.spawn(work(syncer.clone(), shutdown.clone()));
+    shutdown.cancelled().await;
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Learns what everything else depends on; waits for the host to answer.
+async fn start(
+    config: &SyncerConfig,
+    mut translator: Translator,
+    host: Cluster,
+    kubelet_port: u16,
+) -> Syncer {
+    let namespace = config.host_namespace.as_str();
+    let service_name = coracle_config::names::service(&config.vc_name);
+    let own_service = wait_for("the Service of the virtual cluster", async || {
+        let service = host
+            .get(Kind::Service.resource(), namespace, &service_name)
+            .await?;
+        Ok(service.filter(|s| !object::text(s, "/spec/clusterIP").is_empty()))
+    })
+    .await;
+    translator.owner = Some(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "name": service_name, "uid": object::uid(&own_service),
+    }));
+    let pod_name = coracle_config::names::pod(&config.vc_name);
+    let own_node = wait_for("the node of the control plane", async || {
+        let pod = host.get(Kind::Pod.resource(), namespace, &pod_name).await?;
+        let node = pod.map(|p| object::text(&p, "/spec/nodeName").to_owned());
+        Ok(node.filter(|node| !node.is_empty()))
+    })
+    .await;
+    let host_version = match host.get_path("/version").await {
+        Ok(version) => object::text(&version, "/gitVersion").to_owned(),
+        Err(error) => {
+            debug!(%error, "the host does not tell its version");
+            String::new()
+        }
+    };
+    let to_host = Kind::to_host(&config.config);
+    let mut inside = to_host.clone();
+    inside.extend([Kind::Node, Kind::Namespace]);
+    let mut on_host = to_host;
+    if config.config.sync.from_host.nodes.enabled {
+        on_host.push(Kind::Node);
+    }
+    Syncer {
+        translator,
+        inside: Side::new(Cluster::new(config.virtual_client.clone()), &inside),
+        host: Side::new(host, &on_host),
+        queue: Queue::default(),
+        pod_ip: config.pod_ip.to_string(),
+        kubelet_port,
+        own_service,
+        own_node,
+        host_version,
+        references: Mutex::default(),
+        tokens: sync::tokens::Tokens::default(),
+    }
+}
+
+/// Asks until there is an answer.
+async fn wait_for<T>(what: &str, ask: impl AsyncFn() -> Result<Option<T>, ApiError>) -> T {
+    let mut told = false;
+    loop {
+        match ask().await {
+            Ok(Some(found)) => return found,
+            Ok(None) if !told => warn!("waiting for {what}"),
+            Err(error) if !told => warn!(%error, "waiting for {what}"),
+            Ok(None) | Err(_) => {}
+        }
+        told = true;
+        tokio::time::sleep(START_PAUSE).await;
+    }
+}
+
+fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    for index in ALL {
+        let kind = *index;
+        for inside in [true, false] {
+            let side = if inside { &syncer.inside } else { &syncer.host };
+            if side.cache(kind).is_none() {
+                continue;
+            }
+            let (syncer, stop) = (syncer.clone(), stop.clone());
+            tasks.spawn(async move {
+                let side = if inside { &syncer.inside } else { &syncer.host };
+                let narrow = if inside || kind == Kind::Node {
+                    Narrow::default()
+                } else {
+                    syncer.ours_only()
+                };
+                let Some(cache) = side.cache(kind) else {
+                    return;
+                };
+                let tell = |change: Change| {
+                    if inside {
+                        syncer.inside_changed(kind, &change);
+                    } else {
+                        syncer.host_changed(kind, &change);
+                    }
+                };
+                cache
+                    .run(kind, side.cluster.clone(), narrow, stop, tell)
+                    .await;
+            });
+        }
+    }
+}
+
+const ALL: &[Kind] = &[
+    Kind::Namespace,
+    Kind::Node,
+    Kind::Service,
+    Kind::Pod,
+    Kind::ConfigMap,
+    Kind::Secret,
+    Kind::Claim,
+    Kind::Endpoints,
+    Kind::EndpointSlice,
+    Kind::Ingress,
+    Kind::NetworkPolicy,
+    Kind::DisruptionBudget,
+];
+
+/// Takes keys once everything is known; before that, what is missing on one
+/// side could be taken for deleted.
+async fn work(syncer: Arc<Syncer>, stop: CancellationToken) {
+    let synced = async {
+        for kind in ALL {
+            for side in [&syncer.inside, &syncer.host] {
+                if let Some(cache) = side.cache(*kind) {
+                    cache.synced().await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = synced => {}
+    }
+    syncer
+        .queue
+        .push(Kind::Service, VirtualName::new("default", "kubernetes"));
+    syncer
+        .queue
+        .push(Kind::Service, VirtualName::new("kube-system", "kube-dns"));
+    syncer
+        .queue
+        .push(Kind::Node, VirtualName::new("", syncer.own_node.as_str()));
+    let workers = Arc::new(Semaphore::new(WORKERS));
+    let mut running = JoinSet::new();
+    loop {
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = workers.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
+        let key = tokio::select! {
+            () = stop.cancelled() => break,
+            key = syncer.queue.next() => key,
+        };
+        while running.try_join_next().is_some() {}
+        let syncer = syncer.clone();
+        running.spawn(async move {
+            let outcome = syncer.reconcile(&key).await;
+            syncer.queue.finish(key, outcome);
+            drop(permit);
+        });
+    }
+    // What is under way ends by itself: every request has a time limit.
+    while running.join_next().await.is_some() {}
+}
+
+impl Syncer {
+    fn ours_only(&self) -> Narrow {
+        Narrow {
+            namespace: self.translator.host_namespace.clone(),
+            labels: format!("{}={}", marks::MANAGED_BY, self.translator.vc),
+        }
+    }
+
+    async fn reconcile(&self, key: &Key) -> Outcome {
+        let result = match key.kind {
+            Kind::Pod => sync::pods::reconcile(self, &key.name).await,
+            Kind::Service => sync::services::reconcile(self, &key.name).await,
+            Kind::Endpoints | Kind::EndpointSlice => {
+                sync::endpoints::reconcile(self, key.kind, &key.name).await
+            }
+            Kind::ConfigMap => sync::data::reconcile(self, DataKind::ConfigMap, &key.name).await,
+            Kind::Secret => sync::data::reconcile(self, DataKind::Secret, &key.name).await,
+            Kind::Claim => sync::claims::reconcile(self, &key.name).await,
+            Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget => {
+                sync::plain::reconcile(self, key.kind, &key.name).await
+            }
+            Kind::Node => sync::nodes::reconcile(self, &key.name.name).await,
+            Kind::Tokens => sync::tokens::reconcile(self, &key.name).await,
+            Kind::Namespace => Ok(Outcome::Done),
+        };
+        match result {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_conflict() => {
+                debug!(?key, %error, "changed meanwhile");
+                Outcome::Failed
+            }
+            Err(error) => {
+                warn!(?key, %error, "cannot reconcile");
+                if error.is_users_concern()
+                    && let Some(object) = self.inside.get(key.kind, &key.name)
+                {
+                    sync::events::warn(self, &object, "SyncError", &error.to_string()).await;
+                }
+                Outcome::Failed
+            }
+        }
+    }
+
+    /// The host object of a virtual one from the cache, if it is ours.
+    pub(crate) fn host_object(&self, kind: Kind, name: &VirtualName) -> Option<Arc<Value>> {
+        let host_name = self.translator.host_name(kind.resource().kind, name);
+        let place = VirtualName::new(self.translator.host_namespace.as_str(), host_name);
+        let object = self.host.get(kind, &place)?;
+        (self.translator.ours(kind.resource().kind, &object).as_ref() == Some(name))
+            .then_some(object)
+    }
+
+    /// A change inside.
+    fn inside_changed(&self, kind: Kind, change: &Change) {
+        let Some(object) = change.object() else {
+            return;
+        };
+        let name = VirtualName::of(object);
+        match kind {
+            Kind::Namespace => {
+                let labels = |o: &Option<Arc<Value>>| {
+                    o.as_ref()
+                        .and_then(|o| o.pointer("/metadata/labels").cloned())
+                };
+                if change.old.is_some()
+                    && change.new.is_some()
+                    && labels(&change.old) != labels(&change.new)
+                {
+                    self.push_all(Kind::Pod, &name.name);
+                }
+                return;
+            }
+            Kind::Pod | Kind::Ingress => self.update_references(kind, &name, change.new.as_deref()),
+            Kind::Service => {
+                self.queue.push(Kind::Endpoints, name.clone());
+            }
+            _ => {}
+        }
+        if kind == Kind::Pod {
+            self.node_may_have_changed(change);
+            if change.new.is_none() {
+                self.queue.push(Kind::Tokens, name.clone());
+            }
+        }
+        self.queue.push(kind, name);
+    }
+
+    /// A change on the host.
+    fn host_changed(&self, kind: Kind, change: &Change) {
+        let Some(object) = change.object() else {
+            return;
+        };
+        if kind == Kind::Node {
+            self.queue
+                .push(Kind::Node, VirtualName::new("", object::name(object)));
+            return;
+        }
+        if kind == Kind::Secret
+            && let Some(pod) = self.tokens.note(&self.translator, change)
+        {
+            self.queue.push(Kind::Tokens, pod);
+            return;
+        }
+        let Some(name) = self.translator.ours(kind.resource().kind, object) else {
+            return;
+        };
+        if kind == Kind::Pod {
+            self.node_may_have_changed(change);
+            if change.new.is_none() {
+                self.queue.push(Kind::Tokens, name.clone());
+            }
+        }
+        self.queue.push(kind, name);
+    }
+
+    fn push_all(&self, kind: Kind, namespace: &str) {
+        if let Some(cache) = self.inside.cache(kind) {
+            for name in cache.names() {
+                if name.namespace == namespace {
+                    self.queue.push(kind, name);
+                }
+            }
+        }
+    }
+
+    /// A pod came to a node or left one.
+    fn node_may_have_changed(&self, change: &Change) {
+        let node = |o: &Option<Arc<Value>>| {
+            o.as_ref()
+                .map(|o| object::text(o, "/spec/nodeName").to_owned())
+                .unwrap_or_default()
+        };
+        let (old, new) = (node(&change.old), node(&change.new));
+        if old != new {
+            for node in [old, new] {
+                if !node.is_empty() {
+                    self.queue.push(Kind::Node, VirtualName::new("", node));
+                }
+            }
+        }
+    }
+
+    fn update_references(&self, kind: Kind, name: &VirtualName, object: Option<&Value>) {
+        let new = object.map(references).unwrap_or_default();
+        let source = (kind, name.clone());
+        let mut table = self
+            .references
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let old = if new.is_empty() {
+            table.from.remove(&source).unwrap_or_default()
+        } else {
+            table
+                .from
+                .insert(source.clone(), new.clone())
+                .unwrap_or_default()
+        };
+        let mut changed = Vec::new();
+        for gone in old.difference(&new) {
+            if let Some(sources) = table.to.get_mut(gone) {
+                sources.remove(&source);
+                if sources.is_empty() {
+                    table.to.remove(gone);
+                    changed.push(gone.clone());
+                }
+            }
+        }
+        for added in new.difference(&old) {
+            if table
+                .to
+                .entry(added.clone())
+                .or_default()
+                .insert(source.clone())
+            {
+                changed.push(added.clone());
+            }
+        }
+        drop(table);
+        for reference in changed {
+            let kind = match reference.kind {
+                DataKind::ConfigMap => Kind::ConfigMap,
+                DataKind::Secret => Kind::Secret,
+            };
+            self.queue
+                .push(kind, VirtualName::new(reference.namespace, reference.name));
+        }
+    }
+
+    /// True if something that flows to the host refers to the data object.
+    pub(crate) fn is_referenced(&self, reference: &Reference) -> bool {
+        let table = self
+            .references
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        table.to.contains_key(reference)
+    }
+}

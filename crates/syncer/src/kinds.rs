@@ -1,0 +1,122 @@
+//! The kinds that are watched, on which side, and how much of them is kept.
+
+use coracle_config::Config;
+use serde_json::Value;
+
+use crate::api::Resource;
+
+/// A kind that is watched on one side or on both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Pod,
+    Service,
+    Endpoints,
+    EndpointSlice,
+    ConfigMap,
+    Secret,
+    Claim,
+    Ingress,
+    NetworkPolicy,
+    DisruptionBudget,
+    /// Virtual side; also on the host where real nodes are shown.
+    Node,
+    /// Virtual side only.
+    Namespace,
+    /// No resource: the token secrets of a pod, a key of the work queue.
+    Tokens,
+}
+
+impl Kind {
+    /// How many kinds there are: the size of tables by kind.
+    pub(crate) const COUNT: usize = Kind::Tokens as usize + 1;
+
+    /// The resource. Tokens are secrets.
+    pub(crate) fn resource(self) -> Resource {
+        let (api_version, plural, kind) = match self {
+            Self::Pod => ("v1", "pods", "Pod"),
+            Self::Service => ("v1", "services", "Service"),
+            Self::Endpoints => ("v1", "endpoints", "Endpoints"),
+            Self::EndpointSlice => ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
+            Self::ConfigMap => ("v1", "configmaps", "ConfigMap"),
+            Self::Secret | Self::Tokens => ("v1", "secrets", "Secret"),
+            Self::Claim => ("v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
+            Self::Ingress => ("networking.k8s.io/v1", "ingresses", "Ingress"),
+            Self::NetworkPolicy => ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
+            Self::DisruptionBudget => ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+            Self::Node => ("v1", "nodes", "Node"),
+            Self::Namespace => ("v1", "namespaces", "Namespace"),
+        };
+        Resource {
+            api_version,
+            plural,
+            kind,
+        }
+    }
+
+    /// The kinds that flow to the host, by the user's choice.
+    pub(crate) fn to_host(config: &Config) -> Vec<Self> {
+        let to_host = &config.sync.to_host;
+        [
+            (Self::Pod, to_host.pods.enabled),
+            // That of DNS always flows.
+            (Self::Service, true),
+            (Self::Endpoints, to_host.endpoints.enabled),
+            (Self::EndpointSlice, to_host.endpoint_slices.enabled),
+            (Self::ConfigMap, to_host.config_maps.enabled),
+            (
+                Self::Secret,
+                to_host.secrets.enabled || to_host.pods.enabled,
+            ),
+            (Self::Claim, to_host.persistent_volume_claims.enabled),
+            (Self::Ingress, to_host.ingresses.enabled),
+            (Self::NetworkPolicy, to_host.network_policies.enabled),
+            (
+                Self::DisruptionBudget,
+                to_host.pod_disruption_budgets.enabled,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(kind, on)| on.then_some(kind))
+        .collect()
+    }
+
+    /// Drops what need not be kept in memory: field managers everywhere, and
+    /// the content of kinds that are read again when it is needed.
+    pub(crate) fn slim(self, object: &mut Value) {
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        if matches!(self, Self::ConfigMap | Self::Secret)
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("data");
+            map.remove("binaryData");
+        }
+    }
+}
+
+/// Resources that are written but not watched.
+pub(crate) mod other {
+    use crate::api::Resource;
+
+    pub(crate) const EVENTS: Resource = Resource {
+        api_version: "v1",
+        plural: "events",
+        kind: "Event",
+    };
+    pub(crate) const LEASES: Resource = Resource {
+        api_version: "coordination.k8s.io/v1",
+        plural: "leases",
+        kind: "Lease",
+    };
+    pub(crate) const VOLUMES: Resource = Resource {
+        api_version: "v1",
+        plural: "persistentvolumes",
+        kind: "PersistentVolume",
+    };
+    pub(crate) const SERVICE_ACCOUNTS: Resource = Resource {
+        api_version: "v1",
+        plural: "serviceaccounts",
+        kind: "ServiceAccount",
+    };
+}

@@ -1,0 +1,141 @@
+//! Reconciliation, one module for each kind that has rules of its own. Each
+//! looks at both sides as they are now and does the next thing that brings them
+//! together; a change that it causes comes back through the watch.
+
+pub(crate) mod claims;
+pub(crate) mod data;
+pub(crate) mod endpoints;
+pub(crate) mod events;
+pub(crate) mod nodes;
+pub(crate) mod plain;
+pub(crate) mod pods;
+pub(crate) mod publish;
+pub(crate) mod services;
+pub(crate) mod tokens;
+
+use coracle_machinery::object;
+use coracle_translate::VirtualName;
+use serde_json::Value;
+
+use crate::api::{ApiError, Delete};
+use crate::engine::Syncer;
+use crate::kinds::Kind;
+
+/// Creates the host object. If the name is taken: by the same object (created
+/// a moment ago, not yet seen) that is as good; by an older incarnation, that
+/// one is removed; by a foreign object, it is left alone and the user is told.
+pub(crate) async fn create_on_host(
+    syncer: &Syncer,
+    kind: Kind,
+    name: &VirtualName,
+    desired: &Value,
+) -> Result<Option<Value>, ApiError> {
+    let resource = kind.resource();
+    match syncer.host.cluster.create(resource, desired).await {
+        Ok(created) => return Ok(Some(created)),
+        Err(error) if error.is_already_exists() => {}
+        Err(error) => return Err(error),
+    }
+    let host_name = object::name(desired);
+    let namespace = syncer.translator.host_namespace.as_str();
+    let Some(present) = syncer
+        .host
+        .cluster
+        .get(resource, namespace, host_name)
+        .await?
+    else {
+        // Gone again: try once more, soon.
+        return Err(ApiError::Transport(format!("{host_name} comes and goes")));
+    };
+    if syncer.translator.ours(resource.kind, &present).as_ref() != Some(name) {
+        return Err(ApiError::Refused {
+            code: 422,
+            reason: "Invalid".into(),
+            message: format!(
+                "the host namespace already has a {} {host_name:?} that does not belong to this virtual cluster; \
+                 it is left alone, so this object cannot be synced under its name",
+                resource.kind
+            ),
+        });
+    }
+    if object::annotation(&present, coracle_config::marks::OBJECT_UID)
+        != object::annotation(desired, coracle_config::marks::OBJECT_UID)
+        && kind == Kind::Pod
+    {
+        delete_on_host(syncer, kind, &present, None).await?;
+        return Ok(None);
+    }
+    Ok(Some(present))
+}
+
+/// Deletes this incarnation of a host object.
+pub(crate) async fn delete_on_host(
+    syncer: &Syncer,
+    kind: Kind,
+    host: &Value,
+    grace: Option<i64>,
+) -> Result<(), ApiError> {
+    let how = Delete {
+        grace,
+        uid: object::uid(host).to_owned(),
+    };
+    let place = (object::namespace(host), object::name(host));
+    syncer
+        .host
+        .cluster
+        .delete(kind.resource(), place.0, place.1, &how)
+        .await
+}
+
+/// Deletes this incarnation of a virtual object.
+pub(crate) async fn delete_inside(
+    syncer: &Syncer,
+    kind: Kind,
+    inside: &Value,
+    grace: Option<i64>,
+) -> Result<(), ApiError> {
+    let how = Delete {
+        grace,
+        uid: object::uid(inside).to_owned(),
+    };
+    let place = (object::namespace(inside), object::name(inside));
+    syncer
+        .inside
+        .cluster
+        .delete(kind.resource(), place.0, place.1, &how)
+        .await
+}
+
+/// Replaces the status of a virtual object. A merge patch, so that nothing
+/// but the status can be lost; fields that are gone are named.
+pub(crate) async fn set_status(
+    syncer: &Syncer,
+    kind: Kind,
+    inside: &Value,
+    mut status: Value,
+) -> Result<(), ApiError> {
+    if let (Some(old), Some(new)) = (
+        inside.get("status").and_then(Value::as_object),
+        status.as_object_mut(),
+    ) {
+        for key in old.keys() {
+            new.entry(key.clone()).or_insert(Value::Null);
+        }
+    }
+    let patch = serde_json::json!({
+        "metadata": {"uid": object::uid(inside)},
+        "status": status,
+    });
+    let place = (object::namespace(inside), object::name(inside));
+    match syncer
+        .inside
+        .cluster
+        .patch(kind.resource(), place.0, place.1, "status", &patch)
+        .await
+    {
+        Ok(_) => Ok(()),
+        // Deleted meanwhile: nobody looks at its status.
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
