@@ -14,6 +14,8 @@ use crate::error::Error;
 
 /// Content type of a JSON merge patch (RFC 7386).
 const MERGE_PATCH: &str = "application/merge-patch+json";
+/// Content type of a patch that merges lists by their keys.
+const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 
 /// Prefers metadata only; a server that cannot do that answers whole objects,
 /// which readers of metadata understand as well.
@@ -323,6 +325,28 @@ impl Api {
         let path = resource.object(namespace, name, subresource);
         let body = encode(&path, patch)?;
         let request = build(Method::PATCH, &path, "application/json", MERGE_PATCH, body)?;
+        self.value("patch", path, request).await
+    }
+
+    /// Applies a strategic merge patch, which merges conditions by their type:
+    /// for built-in kinds whose status has several writers.
+    pub(crate) async fn patch_strategic(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<Value, Error> {
+        let path = resource.object(namespace, name, subresource);
+        let body = encode(&path, patch)?;
+        let request = build(
+            Method::PATCH,
+            &path,
+            "application/json",
+            STRATEGIC_PATCH,
+            body,
+        )?;
         self.value("patch", path, request).await
     }
 

@@ -18,13 +18,16 @@ mod informer;
 mod intstr;
 mod namespace;
 mod objects;
+mod placement;
 mod podgc;
 mod pods;
 mod queue;
 mod replicaset;
 mod run;
+mod scheduler;
 mod selector;
 mod tenancy;
 
 pub use error::Error;
-pub use run::{Options, Selection, run};
+pub use run::{Options, Selection, run, run_scheduler};
+pub use scheduler::SchedulerOptions;

@@ -119,18 +119,11 @@ async fn remove(api: &Api, pod: &Pod, reason: Option<&str>) -> Result<(), Error>
                 "message": message,
                 "lastTransitionTime": crate::objects::time(jiff::Timestamp::now()),
             });
-            let others = pod
-                .status
-                .conditions
-                .iter()
-                .filter(|it| it.kind != "DisruptionTarget");
-            let mut conditions: Vec<_> = others.map(crate::objects::Condition::to_value).collect();
-            conditions.push(condition);
-            status["conditions"] = conditions.into();
+            status["conditions"] = json!([condition]);
         }
         let patch = json!({"metadata": {"uid": meta.uid}, "status": status});
         found(
-            api.patch(Pod::RESOURCE, &meta.namespace, &meta.name, "status", &patch)
+            api.patch_strategic(Pod::RESOURCE, &meta.namespace, &meta.name, "status", &patch)
                 .await,
         )?;
     }

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::events::Recorder;
 use crate::informer::Informers;
 use crate::objects::apps::ReplicaSet;
+use crate::scheduler::{self, SchedulerOptions};
 use crate::{deployment, endpoints, gc, namespace, podgc, replicaset, tenancy};
 
 /// Which controllers to run.
@@ -46,6 +47,8 @@ pub struct Options {
     /// Finished pods kept in the whole cluster; beyond, the oldest are deleted.
     /// Zero keeps all.
     pub terminated_pod_threshold: usize,
+    /// Runs a scheduler too, on the same caches.
+    pub scheduler: Option<SchedulerOptions>,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             cluster_ca_pem: String::new(),
             node_monitor_grace: Duration::from_secs(40),
             terminated_pod_threshold: 12_500,
+            scheduler: None,
         }
     }
 }
@@ -92,6 +96,28 @@ pub async fn run(
     {
         return Err(Error::UnknownController(unknown.clone()));
     }
+    run_all(client, options, shutdown).await;
+    Ok(())
+}
+
+/// Runs a scheduler alone until `shutdown`; beside controllers, let
+/// [`Options::scheduler`] share their caches instead.
+pub async fn run_scheduler(
+    client: kube::Client,
+    options: SchedulerOptions,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let options = Options {
+        controllers: Selection::Only(BTreeSet::new()),
+        scheduler: Some(options),
+        ..Options::default()
+    };
+    run_all(client, options, shutdown).await;
+    Ok(())
+}
+
+async fn run_all(client: kube::Client, mut options: Options, shutdown: CancellationToken) {
+    let scheduler = options.scheduler.take();
     let api = Api::new(client);
     let informers = Arc::new(Informers::new(api.clone(), shutdown.clone()));
     let (events, write_events) = Recorder::new(api.clone(), shutdown.clone());
@@ -102,21 +128,19 @@ pub async fn run(
         options: Arc::new(options),
         shutdown,
     };
+    let mut tasks: Vec<Task> = vec![Box::pin(write_events)];
+    // Before the controllers, the last of which follows all caches there are.
+    tasks.extend(scheduler.map(|options| scheduler::start(&context, options)));
     let selected = CONTROLLERS
         .iter()
         .filter(|(name, _)| context.options.controllers.includes(name));
-    let tasks: Vec<Task> = selected.map(|(_, start)| start(&context)).collect();
+    tasks.extend(selected.map(|(_, start)| start(&context)));
     context.informers.start();
     // Each in its own task: a long reconciliation of one never delays another.
-    let tasks = tasks
-        .into_iter()
-        .chain([Box::pin(write_events) as Task])
-        .map(tokio::spawn);
-    for ended in join_all(tasks).await {
+    for ended in join_all(tasks.into_iter().map(tokio::spawn)).await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended");
         }
     }
     context.informers.stopped().await;
-    Ok(())
 }

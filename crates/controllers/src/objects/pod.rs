@@ -65,6 +65,8 @@ pub(crate) struct PodSpec {
     pub scheduling_gates: Vec<Named>,
     #[serde(deserialize_with = "nullable")]
     pub volumes: Vec<Volume>,
+    /// Needs of the whole pod, which stand for those of its containers.
+    pub resources: Option<ResourceNeeds>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
