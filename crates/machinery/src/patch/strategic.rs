@@ -122,6 +122,7 @@ fn delete_from_list(original: &mut Object, name: &str, values: &Value) -> Result
         .as_array()
         .ok_or_else(|| bad_format(DELETE_FROM_LIST))?;
     if let Some(Value::Array(list)) = original.get_mut(name) {
+        let values: HashSet<String> = values.iter().map(Value::to_string).collect();
         list.retain(|item| !values.contains(&item.to_string()));
     }
     Ok(())
