@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod negotiate;
 pub mod objects;
 mod objects_impl;
+pub mod openapi;
 mod pipeline;
 pub mod query;
 pub mod registry;
