@@ -10,6 +10,7 @@ pub mod codec;
 mod decode;
 pub mod discovery;
 mod dispatch;
+pub mod documents;
 mod health;
 pub mod hooks;
 pub mod hub;
