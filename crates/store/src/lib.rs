@@ -5,13 +5,13 @@
 //! store; a list is consistent at a revision; a watch starts at a revision.
 
 mod hub;
-pub mod sqlite;
+mod sqlite;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{Retention, SqliteOptions, SqliteStore};
 
 /// A point in the history of the store. The first change has revision 1; an
 /// empty store is at revision 0. Revisions never go backwards and are never

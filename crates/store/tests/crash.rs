@@ -18,10 +18,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_store::sqlite::Retention;
 use coracle_store::{
-    Event, Expect, KeyValue, ListRequest, Outcome, Revision, SqliteOptions, SqliteStore, Store,
-    StoreError, WatchMessage, Write,
+    Event, Expect, KeyValue, ListRequest, Outcome, Retention, Revision, SqliteOptions, SqliteStore,
+    Store, StoreError, WatchMessage, Write,
 };
 use futures::StreamExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -122,7 +121,10 @@ async fn write_own_keys(store: Arc<SqliteStore>, round: u64, task: u32) {
         say(&format!("try {task} {key} {intent}"));
         match store.write(&key, expect, write).await.unwrap() {
             Outcome::Done { revision, .. } => say(&format!("done {task} {revision}")),
-            Outcome::Mismatch { current } => panic!("nobody else writes {key}: {current:?}"),
+            Outcome::Mismatch { current } => {
+                let found = current.map(|kv| kv.mod_revision);
+                panic!("nobody else writes {key}, found at {found:?}")
+            }
         }
     }
 }

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use coracle_store::sqlite::Retention;
 use coracle_store::{
-    Expect, ListRequest, Outcome, Revision, SqliteOptions, SqliteStore, Store, StoreError, Write,
+    Expect, ListRequest, Outcome, Retention, Revision, SqliteOptions, SqliteStore, Store,
+    StoreError, Write,
 };
 use futures::StreamExt;
 use rusqlite::Connection;
