@@ -5,7 +5,7 @@
 //! store; a list is consistent at a revision; a watch starts at a revision.
 
 mod hub;
-mod sqlite;
+pub mod sqlite;
 
 use async_trait::async_trait;
 use bytes::Bytes;
