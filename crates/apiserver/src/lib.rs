@@ -4,8 +4,10 @@
 //! runtimes. Module map and life of a request: ARCHITECTURE.md.
 
 pub mod access;
+pub mod admission;
 pub mod auth;
 pub mod body;
+pub mod builtin;
 pub mod codec;
 mod decode;
 pub mod discovery;

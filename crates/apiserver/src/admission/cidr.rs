@@ -102,7 +102,11 @@ mod tests {
             ([10, 96, 255, 255], false),
             ([10, 95, 0, 1], false),
         ] {
-            assert_eq!(range.contains(Ipv4Addr::from(address)), inside, "{address:?}");
+            assert_eq!(
+                range.contains(Ipv4Addr::from(address)),
+                inside,
+                "{address:?}"
+            );
         }
         let small: Ipv4Cidr = "10.0.0.0/30".parse().unwrap();
         assert_eq!(small.usable(), 2);

@@ -17,14 +17,20 @@ use crate::registry::Resource;
 const PROTECTED: [(&str, &str, &str); 3] = [
     ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
     ("", "persistentvolumes", "kubernetes.io/pv-protection"),
-    ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
+    (
+        "storage.k8s.io",
+        "volumeattributesclasses",
+        "kubernetes.io/vac-protection",
+    ),
 ];
 
 /// Adds a finalizer that a controller takes off once nothing uses the object.
 pub(super) struct StorageObjectInUseProtection;
 
 fn protection(resource: &Resource) -> Option<&'static str> {
-    let row = PROTECTED.iter().find(|(group, plural, _)| is(resource, group, plural));
+    let row = PROTECTED
+        .iter()
+        .find(|(group, plural, _)| is(resource, group, plural));
     row.map(|(_, _, finalizer)| *finalizer)
 }
 
@@ -73,7 +79,15 @@ impl Admission for DefaultStorageClass {
         let old_way = "volume.beta.kubernetes.io/storage-class";
         let mark = "storageclass.kubernetes.io/is-default-class";
         let field = "storageClassName";
-        fill(&*self.objects, request, &STORAGE_CLASSES, field, old_way, mark).await
+        fill(
+            &*self.objects,
+            request,
+            &STORAGE_CLASSES,
+            field,
+            old_way,
+            mark,
+        )
+        .await
     }
 }
 
@@ -100,7 +114,15 @@ impl Admission for DefaultIngressClass {
         let old_way = "kubernetes.io/ingress.class";
         let mark = "ingressclass.kubernetes.io/is-default-class";
         let field = "ingressClassName";
-        fill(&*self.objects, request, &INGRESS_CLASSES, field, old_way, mark).await
+        fill(
+            &*self.objects,
+            request,
+            &INGRESS_CLASSES,
+            field,
+            old_way,
+            mark,
+        )
+        .await
     }
 }
 
@@ -117,7 +139,10 @@ async fn fill(
     let Some(object) = request.object.as_mut() else {
         return Ok(());
     };
-    let named = object.pointer("/spec").and_then(|s| s.get(field)).is_some_and(|v| !v.is_null());
+    let named = object
+        .pointer("/spec")
+        .and_then(|s| s.get(field))
+        .is_some_and(|v| !v.is_null());
     if named || object::annotation(object, old_annotation).is_some() {
         return Ok(());
     }
@@ -129,7 +154,9 @@ async fn fill(
         .collect();
     marked.sort_by(|a, b| {
         let age = |class: &Value| object::text(class, "/metadata/creationTimestamp").to_owned();
-        age(b).cmp(&age(a)).then_with(|| object::name(a).cmp(object::name(b)))
+        age(b)
+            .cmp(&age(a))
+            .then_with(|| object::name(a).cmp(object::name(b)))
     });
     if let Some(class) = marked.first() {
         let name = object::name(class);
@@ -148,23 +175,42 @@ mod tests {
     async fn claims_are_protected_once() {
         let rule = StorageObjectInUseProtection;
         let create = Try::create(&rule, "persistentvolumeclaims");
-        let once = create.new(json!({"metadata": {"name": "c"}})).await.unwrap();
-        assert_eq!(once["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+        let once = create
+            .new(json!({"metadata": {"name": "c"}}))
+            .await
+            .unwrap();
+        assert_eq!(
+            once["metadata"]["finalizers"],
+            json!(["kubernetes.io/pvc-protection"])
+        );
         assert_eq!(create.new(once.clone()).await.unwrap(), once);
     }
 
     #[tokio::test]
     async fn the_newest_default_class_counts() {
         let objects = FakeObjects::new();
-        for (name, year, default) in [("a", 2020, "true"), ("b", 2021, "true"), ("c", 2022, "false")] {
-            objects.put(&STORAGE_CLASSES, json!({"metadata": {"name": name,
+        for (name, year, default) in [
+            ("a", 2020, "true"),
+            ("b", 2021, "true"),
+            ("c", 2022, "false"),
+        ] {
+            objects.put(
+                &STORAGE_CLASSES,
+                json!({"metadata": {"name": name,
                 "creationTimestamp": format!("{year}-01-01T00:00:00Z"),
-                "annotations": {"storageclass.kubernetes.io/is-default-class": default}}}));
+                "annotations": {"storageclass.kubernetes.io/is-default-class": default}}}),
+            );
         }
         let rule = DefaultStorageClass::new(objects);
         let create = Try::create(&rule, "persistentvolumeclaims");
         let run = |spec: Value| create.new(json!({"metadata": {"name": "c"}, "spec": spec}));
-        assert_eq!(run(json!({})).await.unwrap()["spec"]["storageClassName"], "b");
-        assert_eq!(run(json!({"storageClassName": ""})).await.unwrap()["spec"]["storageClassName"], "");
+        assert_eq!(
+            run(json!({})).await.unwrap()["spec"]["storageClassName"],
+            "b"
+        );
+        assert_eq!(
+            run(json!({"storageClassName": ""})).await.unwrap()["spec"]["storageClassName"],
+            ""
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The check that nobody grants more than they hold, as an admission rule: it
-//! looks at what mutation left.
+//! looks at what mutation left. It also tells of writes that aggregated roles
+//! may follow.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use coracle_machinery::ApiError;
 
 use crate::access::Authorizer;
 use crate::auth::RBAC_GROUP;
-use crate::auth::rbac::{Rbac, escalation};
+use crate::auth::rbac::{CLUSTER_ROLES, Rbac, escalation};
 use crate::hooks::{Admission, AdmissionRequest, Operation};
 use crate::registry::Resource;
 
@@ -26,11 +27,13 @@ impl RbacEscalation {
 #[async_trait]
 impl Admission for RbacEscalation {
     fn handles(&self, operation: Operation, resource: &Resource, _subresource: &str) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-            && resource.group_resource.group == RBAC_GROUP
+        operation != Operation::Connect && resource.group_resource.group == RBAC_GROUP
     }
 
     async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+        if request.resource.group_resource == CLUSTER_ROLES {
+            self.rbac.cluster_role_written();
+        }
         let Some(object) = request.object.as_ref() else {
             return Ok(());
         };

@@ -162,11 +162,19 @@ mod tests {
         wanted.endpoint_port = 8443;
         wanted.cluster_ip = None;
         ensure_kubernetes_service(&*objects, &wanted).await.unwrap();
-        let service = objects.get(&core("services"), "default", NAME).await.unwrap().unwrap();
+        let service = objects
+            .get(&core("services"), "default", NAME)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
         assert_eq!(service["spec"]["ports"][0]["targetPort"], 8443);
         let slices = named("discovery.k8s.io", "endpointslices");
-        let slice = objects.get(&slices, "default", NAME).await.unwrap().unwrap();
+        let slice = objects
+            .get(&slices, "default", NAME)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(slice["ports"][0]["port"], 8443);
     }
 }

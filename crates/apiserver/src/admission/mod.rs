@@ -1,7 +1,7 @@
 //! The built-in admission rules, after `k8s.io/kubernetes/plugin/pkg/admission`.
 
-mod classes;
 mod cidr;
+mod classes;
 mod escalation;
 mod kubernetes_service;
 mod namespace;

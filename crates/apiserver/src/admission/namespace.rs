@@ -44,7 +44,11 @@ impl Admission for NamespaceLifecycle {
             return Ok(());
         }
         // An access review asks about a namespace, and creates nothing in it.
-        if is(request.resource, "authorization.k8s.io", "localsubjectaccessreviews") {
+        if is(
+            request.resource,
+            "authorization.k8s.io",
+            "localsubjectaccessreviews",
+        ) {
             return Ok(());
         }
         let namespace = request.namespace;
@@ -100,7 +104,12 @@ mod tests {
             "pods \"p\" is forbidden: unable to create new content in namespace dying because it is being terminated"
         );
         assert_eq!(error.details["causes"][0]["reason"], "NamespaceTerminating");
-        assert!(Try::create(&rule, "nodes").new(json!({"metadata": {"name": "n"}})).await.is_ok());
+        assert!(
+            Try::create(&rule, "nodes")
+                .new(json!({"metadata": {"name": "n"}}))
+                .await
+                .is_ok()
+        );
     }
 
     #[tokio::test]

@@ -50,7 +50,8 @@ impl NodeRestriction {
                 if object::text(old, "/spec/nodeName") == node {
                     return Ok(());
                 }
-                let why = format!("node {node:?} can only delete pods with spec.nodeName set to itself");
+                let why =
+                    format!("node {node:?} can only delete pods with spec.nodeName set to itself");
                 Err(forbidden(request, &why))
             }
             (Operation::Update, "status") => {
@@ -64,16 +65,21 @@ impl NodeRestriction {
                 Err(forbidden(request, &why))
             }
             (Operation::Create, "eviction") => {
-                let pod = self.objects.get(&core("pods"), request.namespace, request.name).await?;
+                let pod = self
+                    .objects
+                    .get(&core("pods"), request.namespace, request.name)
+                    .await?;
                 let runs_here = pod.is_some_and(|p| object::text(&p, "/spec/nodeName") == node);
                 if runs_here {
                     return Ok(());
                 }
-                let why = format!("node {node:?} can only evict pods with spec.nodeName set to itself");
+                let why =
+                    format!("node {node:?} can only evict pods with spec.nodeName set to itself");
                 Err(forbidden(request, &why))
             }
             (operation, subresource) => {
-                let why = format!("unexpected operation {operation:?} of {subresource:?} by a node");
+                let why =
+                    format!("unexpected operation {operation:?} of {subresource:?} by a node");
                 Err(forbidden(request, &why))
             }
         }
@@ -165,10 +171,7 @@ fn check_node(request: &AdmissionRequest<'_>, node: &str, name: &str) -> Result<
         .map(|(key, _)| key)
         .collect();
     if !bad.is_empty() {
-        let why = format!(
-            "is not allowed to modify labels: {}",
-            bad.join(", ")
-        );
+        let why = format!("is not allowed to modify labels: {}", bad.join(", "));
         return Err(forbidden(request, &why));
     }
     if let Some(old) = request.old
@@ -214,28 +217,71 @@ mod tests {
             subresource,
             ..Try::create(&rule, resource)
         };
-        let named = |name: &str| json!({"metadata": {"name": name, "namespace": "kube-node-lease"}});
+        let named =
+            |name: &str| json!({"metadata": {"name": name, "namespace": "kube-node-lease"}});
         let labelled = |label: &str| json!({"metadata": {"name": "a", "labels": {label: "x"}}});
-        let mirror = |on: &str| json!({"metadata": {"name": "p", "annotations": {MIRROR: "x"}},
-            "spec": {"nodeName": on}});
+        let mirror = |on: &str| {
+            json!({"metadata": {"name": "p", "annotations": {MIRROR: "x"}},
+            "spec": {"nodeName": on}})
+        };
         let on = |on: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": on}});
         use Operation::{Create, Delete, Update};
         let leases = "coordination.k8s.io/leases";
         let cases = [
             (of(Create, "nodes", ""), Some(named("a")), None, true),
             (of(Create, "nodes", ""), Some(named("b")), None, false),
-            (of(Update, "nodes", "status"), Some(named("b")), Some(named("b")), false),
-            (of(Create, "nodes", ""), Some(labelled("kubernetes.io/hostname")), None, true),
+            (
+                of(Update, "nodes", "status"),
+                Some(named("b")),
+                Some(named("b")),
+                false,
+            ),
+            (
+                of(Create, "nodes", ""),
+                Some(labelled("kubernetes.io/hostname")),
+                None,
+                true,
+            ),
             (of(Create, "nodes", ""), Some(labelled("mine")), None, true),
-            (of(Create, "nodes", ""), Some(labelled("node-role.kubernetes.io/control-plane")), None, false),
-            (of(Update, "nodes", ""), Some(labelled("x.node-restriction.kubernetes.io/y")), Some(named("a")), false),
-            (of(Update, leases, ""), Some(named("a")), Some(named("a")), true),
-            (of(Update, leases, ""), Some(named("b")), Some(named("b")), false),
+            (
+                of(Create, "nodes", ""),
+                Some(labelled("node-role.kubernetes.io/control-plane")),
+                None,
+                false,
+            ),
+            (
+                of(Update, "nodes", ""),
+                Some(labelled("x.node-restriction.kubernetes.io/y")),
+                Some(named("a")),
+                false,
+            ),
+            (
+                of(Update, leases, ""),
+                Some(named("a")),
+                Some(named("a")),
+                true,
+            ),
+            (
+                of(Update, leases, ""),
+                Some(named("b")),
+                Some(named("b")),
+                false,
+            ),
             (of(Create, "pods", ""), Some(mirror("a")), None, true),
             (of(Create, "pods", ""), Some(mirror("b")), None, false),
             (of(Create, "pods", ""), Some(on("a")), None, false),
-            (of(Update, "pods", "status"), Some(on("a")), Some(on("a")), true),
-            (of(Update, "pods", "status"), Some(on("a")), Some(on("b")), false),
+            (
+                of(Update, "pods", "status"),
+                Some(on("a")),
+                Some(on("a")),
+                true,
+            ),
+            (
+                of(Update, "pods", "status"),
+                Some(on("a")),
+                Some(on("b")),
+                false,
+            ),
             (of(Delete, "pods", ""), None, Some(on("a")), true),
             (of(Delete, "pods", ""), None, Some(on("b")), false),
             (of(Update, "pods", ""), Some(on("a")), Some(on("a")), false),

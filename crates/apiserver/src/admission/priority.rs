@@ -111,7 +111,10 @@ impl Priority {
 }
 
 fn value(class: &Value) -> i64 {
-    class.get("value").and_then(Value::as_i64).unwrap_or_default()
+    class
+        .get("value")
+        .and_then(Value::as_i64)
+        .unwrap_or_default()
 }
 
 fn given(class: &Value) -> Given {
@@ -180,7 +183,11 @@ mod tests {
         let rule = Priority::new(objects);
         let pod = json!({"metadata": {"name": "p"}, "spec": spec});
         let got = Try::create(&rule, "pods").new(pod).await?;
-        Ok(json!([got["spec"]["priorityClassName"], got["spec"]["priority"], got["spec"]["preemptionPolicy"]]))
+        Ok(json!([
+            got["spec"]["priorityClassName"],
+            got["spec"]["priority"],
+            got["spec"]["preemptionPolicy"]
+        ]))
     }
 
     #[tokio::test]
@@ -189,14 +196,26 @@ mod tests {
         let normal = class("normal", 3, true);
         let lower = "PreemptLowerPriority";
         assert_eq!(run(&[], json!({})).await.unwrap(), json!([null, 0, lower]));
-        assert_eq!(run(&[normal.clone()], json!({})).await.unwrap(), json!(["normal", 3, lower]));
+        assert_eq!(
+            run(&[normal.clone()], json!({})).await.unwrap(),
+            json!(["normal", 3, lower])
+        );
         let named = json!({"priorityClassName": "high", "priority": 7});
         let both = [high, normal];
         assert_eq!(run(&both, named).await.unwrap(), json!(["high", 7, lower]));
-        let error = run(&[], json!({"priorityClassName": "x"})).await.unwrap_err();
-        assert_eq!(error.message, "pods \"p\" is forbidden: no PriorityClass with name x was found");
+        let error = run(&[], json!({"priorityClassName": "x"}))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "pods \"p\" is forbidden: no PriorityClass with name x was found"
+        );
         let error = run(&both, json!({"priority": 9})).await.unwrap_err();
-        assert!(error.message.contains("priority (9) must not be provided"), "{}", error.message);
+        assert!(
+            error.message.contains("priority (9) must not be provided"),
+            "{}",
+            error.message
+        );
     }
 
     #[tokio::test]

@@ -32,7 +32,9 @@ impl Admission for RuntimeClass {
         let Some(pod) = request.object.as_ref() else {
             return Ok(());
         };
-        let own = pod.pointer("/spec/overhead").filter(|o| o.as_object().is_some_and(|m| !m.is_empty()));
+        let own = pod
+            .pointer("/spec/overhead")
+            .filter(|o| o.as_object().is_some_and(|m| !m.is_empty()));
         let name = object::text(pod, "/spec/runtimeClassName");
         if name.is_empty() {
             if own.is_some() {
@@ -74,7 +76,8 @@ fn apply(pod: &mut Value, class: &Value, overhead: Option<&Value>) {
     if let Some(overhead) = overhead {
         spec.insert("overhead".into(), overhead.clone());
     }
-    let selector: Vec<(&str, &str)> = object::string_map(class, "/scheduling/nodeSelector").collect();
+    let selector: Vec<(&str, &str)> =
+        object::string_map(class, "/scheduling/nodeSelector").collect();
     if !selector.is_empty() {
         let held = spec.entry("nodeSelector").or_insert_with(|| json!({}));
         if held.is_null() {
@@ -107,22 +110,37 @@ mod tests {
     #[tokio::test]
     async fn overhead_and_placement_come_from_the_class() {
         let objects = FakeObjects::new();
-        objects.put(&named("node.k8s.io", "runtimeclasses"), json!({
-            "metadata": {"name": "vm"},
-            "overhead": {"podFixed": {"cpu": "1"}},
-            "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm"}]},
-        }));
+        objects.put(
+            &named("node.k8s.io", "runtimeclasses"),
+            json!({
+                "metadata": {"name": "vm"},
+                "overhead": {"podFixed": {"cpu": "1"}},
+                "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm"}]},
+            }),
+        );
         let rule = RuntimeClass::new(objects);
         let create = Try::create(&rule, "pods");
         let run = |spec: Value| create.new(json!({"metadata": {"name": "p"}, "spec": spec}));
         let got = run(json!({"runtimeClassName": "vm"})).await.unwrap();
-        assert_eq!(got["spec"], json!({"runtimeClassName": "vm", "overhead": {"cpu": "1"},
-            "nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm"}]}));
+        assert_eq!(
+            got["spec"],
+            json!({"runtimeClassName": "vm", "overhead": {"cpu": "1"},
+            "nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm"}]})
+        );
         for (spec, text) in [
-            (json!({"runtimeClassName": "x"}), "RuntimeClass \"x\" not found"),
+            (
+                json!({"runtimeClassName": "x"}),
+                "RuntimeClass \"x\" not found",
+            ),
             (json!({"overhead": {"cpu": "1"}}), "without corresponding"),
-            (json!({"runtimeClassName": "vm", "overhead": {"cpu": "2"}}), "doesn't match"),
-            (json!({"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}), "conflict"),
+            (
+                json!({"runtimeClassName": "vm", "overhead": {"cpu": "2"}}),
+                "doesn't match",
+            ),
+            (
+                json!({"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}),
+                "conflict",
+            ),
         ] {
             let error = run(spec).await.unwrap_err();
             assert!(error.message.contains(text), "{}", error.message);

@@ -29,11 +29,13 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(150);
 
 pub(super) struct ServiceAccounts {
     objects: Arc<dyn Objects>,
+    pause: Duration,
 }
 
 impl ServiceAccounts {
     pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+        let pause = ATTEMPT_PAUSE;
+        Self { objects, pause }
     }
 
     async fn account(&self, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, ApiError> {
@@ -44,9 +46,12 @@ impl ServiceAccounts {
         };
         for attempt in 0..attempts {
             if attempt > 0 {
-                tokio::time::sleep(ATTEMPT_PAUSE).await;
+                tokio::time::sleep(self.pause).await;
             }
-            let found = self.objects.get(&core("serviceaccounts"), namespace, name).await?;
+            let found = self
+                .objects
+                .get(&core("serviceaccounts"), namespace, name)
+                .await?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -106,7 +111,10 @@ fn check_mirror(request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
         return Ok(());
     };
     if !object::text(pod, "/spec/serviceAccountName").is_empty() {
-        return Err(forbidden(request, "a mirror pod may not reference service accounts"));
+        return Err(forbidden(
+            request,
+            "a mirror pod may not reference service accounts",
+        ));
     }
     let text = pod.get("spec").map_or(String::new(), Value::to_string);
     if text.contains("\"secretKeyRef\"")
@@ -152,7 +160,9 @@ fn mount_token(pod: &mut Value) {
     });
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        let containers = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        let containers = pod
+            .pointer_mut(&format!("/spec/{list}"))
+            .and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             let mounted = object::items(container, "/volumeMounts")
                 .iter()
@@ -237,14 +247,26 @@ mod tests {
         let volume = spec["volumes"][0]["name"].as_str().unwrap();
         assert_eq!(volume.len(), VOLUME_PREFIX.len() + 5);
         assert_eq!(spec["volumes"].as_array().unwrap().len(), 1);
-        assert_eq!(spec["volumes"][0]["projected"]["sources"].as_array().unwrap().len(), 3);
+        assert_eq!(
+            spec["volumes"][0]["projected"]["sources"]
+                .as_array()
+                .unwrap()
+                .len(),
+            3
+        );
         for container in spec["containers"].as_array().unwrap() {
             assert_eq!(
                 container["volumeMounts"],
                 json!([{"name": volume, "readOnly": true, "mountPath": MOUNT_PATH}])
             );
         }
-        assert_eq!(spec["initContainers"][0]["volumeMounts"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            spec["initContainers"][0]["volumeMounts"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
         // Once more over the result, nothing is added.
         let again = Try::create(&rule, "pods").new(got.clone()).await.unwrap();
         assert_eq!(again, got);
@@ -255,20 +277,36 @@ mod tests {
         let rule = setup();
         let containers = json!([{"name": "a"}]);
         for (spec, mounted) in [
-            (json!({"serviceAccountName": "quiet", "containers": containers}), false),
-            (json!({"automountServiceAccountToken": false, "containers": containers}), false),
-            (json!({"serviceAccountName": "quiet", "automountServiceAccountToken": true,
-                    "containers": containers}), true),
+            (
+                json!({"serviceAccountName": "quiet", "containers": containers}),
+                false,
+            ),
+            (
+                json!({"automountServiceAccountToken": false, "containers": containers}),
+                false,
+            ),
+            (
+                json!({"serviceAccountName": "quiet", "automountServiceAccountToken": true,
+                    "containers": containers}),
+                true,
+            ),
         ] {
-            let got = Try::create(&rule, "pods").new(pod(spec.clone())).await.unwrap();
+            let got = Try::create(&rule, "pods")
+                .new(pod(spec.clone()))
+                .await
+                .unwrap();
             assert_eq!(got["spec"].get("volumes").is_some(), mounted, "{spec}");
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_absent_account_is_an_error() {
-        let rule = ServiceAccounts::new(FakeObjects::new());
-        let error = Try::create(&rule, "pods").new(pod(json!({}))).await.unwrap_err();
+        let mut rule = ServiceAccounts::new(FakeObjects::new());
+        rule.pause = Duration::ZERO;
+        let error = Try::create(&rule, "pods")
+            .new(pod(json!({})))
+            .await
+            .unwrap_err();
         assert_eq!(
             error.message,
             "pods \"p\" is forbidden: error looking up service account n/default: serviceaccount \"default\" not found"

@@ -39,7 +39,9 @@ pub(super) fn row(name: &str) -> Arc<Resource> {
     if CLUSTER_SCOPED.contains(&plural) {
         row.scope = Scope::Cluster;
     }
-    Registry::new(vec![row]).lookup(group, "v1", plural).unwrap()
+    Registry::new(vec![row])
+        .lookup(group, "v1", plural)
+        .unwrap()
 }
 
 /// A write by an ordinary user, put through one rule.

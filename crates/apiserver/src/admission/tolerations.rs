@@ -10,7 +10,10 @@ use crate::hooks::{Admission, AdmissionRequest, Operation};
 use crate::registry::Resource;
 
 const SECONDS: i64 = 300;
-const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+const TAINTS: [&str; 2] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+];
 
 pub(super) struct DefaultTolerationSeconds;
 
@@ -57,13 +60,19 @@ mod tests {
     async fn what_is_not_tolerated_is_added() {
         let run = |tolerations: Value| async move {
             let pod = json!({"metadata": {"name": "p"}, "spec": {"tolerations": tolerations}});
-            let got = Try::create(&DefaultTolerationSeconds, "pods").new(pod).await.unwrap();
+            let got = Try::create(&DefaultTolerationSeconds, "pods")
+                .new(pod)
+                .await
+                .unwrap();
             got["spec"]["tolerations"].clone()
         };
         let both = run(Value::Null).await;
         assert_eq!(both.as_array().unwrap().len(), 2);
-        assert_eq!(both[1], json!({"key": TAINTS[1], "operator": "Exists",
-            "effect": "NoExecute", "tolerationSeconds": 300}));
+        assert_eq!(
+            both[1],
+            json!({"key": TAINTS[1], "operator": "Exists",
+            "effect": "NoExecute", "tolerationSeconds": 300})
+        );
         let own = json!([{"key": TAINTS[0], "operator": "Exists", "effect": "NoExecute"}]);
         assert_eq!(run(own).await.as_array().unwrap().len(), 2);
         let all = json!([{"operator": "Exists"}]);

@@ -4,6 +4,7 @@
 pub mod authenticate;
 pub mod bootstrap;
 pub mod denial;
+pub mod handlers;
 pub mod impersonation;
 pub mod node;
 pub mod rbac;

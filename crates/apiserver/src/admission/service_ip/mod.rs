@@ -129,7 +129,9 @@ impl Pool {
             errors.extend(node_ports(&mut lease, service, old)?);
         }
         if wants_check {
-            let asked = service.pointer("/spec/healthCheckNodePort").and_then(Value::as_i64);
+            let asked = service
+                .pointer("/spec/healthCheckNodePort")
+                .and_then(Value::as_i64);
             let held = old.and_then(|o| o.pointer("/spec/healthCheckNodePort")?.as_i64());
             match asked.filter(|port| *port != 0) {
                 None => service["spec"]["healthCheckNodePort"] = json!(lease.any_port()?),
@@ -166,13 +168,18 @@ fn node_ports(
     let held: Vec<i64> = old.map_or(Vec::new(), shape::node_ports);
     let mut errors = Vec::new();
     let mut mine: Vec<i64> = Vec::new();
-    let ports = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
+    let ports = service
+        .pointer_mut("/spec/ports")
+        .and_then(Value::as_array_mut);
     let Some(ports) = ports else {
         return Ok(errors);
     };
     // Those that were asked for first, so that none of them is given away.
     for (index, port) in ports.iter().enumerate() {
-        let asked = port.get("nodePort").and_then(Value::as_i64).unwrap_or_default();
+        let asked = port
+            .get("nodePort")
+            .and_then(Value::as_i64)
+            .unwrap_or_default();
         if asked == 0 || mine.contains(&asked) {
             continue;
         }
@@ -180,7 +187,10 @@ fn node_ports(
         if !held.contains(&asked)
             && let Err(error) = lease.port(asked)
         {
-            let path = FieldPath::new("spec").child("ports").index(index).child("nodePort");
+            let path = FieldPath::new("spec")
+                .child("ports")
+                .index(index)
+                .child("nodePort");
             errors.push(FieldError::invalid(&path, asked, error.to_string()));
         }
     }
@@ -188,7 +198,12 @@ fn node_ports(
         return Ok(errors);
     }
     for port in ports.iter_mut().filter(|port| port.is_object()) {
-        if port.get("nodePort").and_then(Value::as_i64).unwrap_or_default() == 0 {
+        if port
+            .get("nodePort")
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+            == 0
+        {
             port["nodePort"] = json!(lease.any_port()?);
         }
     }
@@ -204,7 +219,11 @@ mod tests {
     use crate::auth::core;
     use crate::auth::fake::FakeObjects;
 
-    fn rule(objects: &Arc<FakeObjects>, cidr: &str, ports: RangeInclusive<u16>) -> ServiceAddresses {
+    fn rule(
+        objects: &Arc<FakeObjects>,
+        cidr: &str,
+        ports: RangeInclusive<u16>,
+    ) -> ServiceAddresses {
         let addressing = ServiceAddressing::Allocate {
             cidr: cidr.parse().unwrap(),
             node_ports: ports,
@@ -227,19 +246,29 @@ mod tests {
         let create = Try::create(&rule, "services");
         let ports = json!([{"port": 80, "protocol": "TCP"}]);
 
-        let got = create.new(service("a", json!({"type": "ClusterIP", "ports": ports}))).await.unwrap();
+        let got = create
+            .new(service("a", json!({"type": "ClusterIP", "ports": ports})))
+            .await
+            .unwrap();
         let address: Ipv4Addr = got["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
-        assert!(u32::from(address) & 0xff >= 16, "the low ones are kept for those who choose");
+        assert!(
+            u32::from(address) & 0xff >= 16,
+            "the low ones are kept for those who choose"
+        );
         assert_eq!(got["spec"]["clusterIPs"], json!([address.to_string()]));
         assert_eq!(got["spec"]["ipFamilies"], json!(["IPv4"]));
         assert_eq!(got["spec"]["ipFamilyPolicy"], "SingleStack");
         assert_eq!(got["spec"]["ports"], ports);
 
-        let got = create.new(service("b", node_port(Value::Null))).await.unwrap();
+        let got = create
+            .new(service("b", node_port(Value::Null)))
+            .await
+            .unwrap();
         let port = got["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
         assert!((30_000..=30_010).contains(&port));
 
-        let balancer = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports});
+        let balancer =
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports});
         let got = create.new(service("c", balancer)).await.unwrap();
         assert!(got["spec"]["healthCheckNodePort"].as_i64().unwrap() >= 30_000);
 
@@ -263,10 +292,22 @@ mod tests {
         objects.put(&core("services"), service("held", held));
         let at = |ip: &str| json!({"type": "ClusterIP", "clusterIP": ip});
         for (spec, text) in [
-            (at("10.0.0.9"), "spec.clusterIPs: Invalid value: [\"10.0.0.9\"]: failed to allocate IP 10.0.0.9: provided IP is already allocated"),
-            (at("10.0.1.9"), "failed to allocate IP 10.0.1.9: the provided IP (10.0.1.9) is not in the valid range. The range of valid IPs is 10.0.0.0/24"),
-            (node_port(json!(30_000)), "spec.ports[0].nodePort: Invalid value: 30000: provided port is already allocated"),
-            (node_port(json!(80)), "provided port is not in the valid range. The range of valid ports is 30000-30001"),
+            (
+                at("10.0.0.9"),
+                "spec.clusterIPs: Invalid value: [\"10.0.0.9\"]: failed to allocate IP 10.0.0.9: provided IP is already allocated",
+            ),
+            (
+                at("10.0.1.9"),
+                "failed to allocate IP 10.0.1.9: the provided IP (10.0.1.9) is not in the valid range. The range of valid IPs is 10.0.0.0/24",
+            ),
+            (
+                node_port(json!(30_000)),
+                "spec.ports[0].nodePort: Invalid value: 30000: provided port is already allocated",
+            ),
+            (
+                node_port(json!(80)),
+                "provided port is not in the valid range. The range of valid ports is 30000-30001",
+            ),
         ] {
             let error = create.new(service("s", spec)).await.unwrap_err();
             assert_eq!(error.code(), 422);
@@ -280,8 +321,14 @@ mod tests {
             {"port": 1, "protocol": "TCP", "nodePort": 30_001},
             {"port": 1, "protocol": "UDP", "nodePort": 30_001}]});
         assert!(create.new(service("u", same)).await.is_ok());
-        let error = create.new(service("v", node_port(Value::Null))).await.unwrap_err();
-        assert_eq!(error.message, "Internal error occurred: failed to allocate a nodePort: range is full");
+        let error = create
+            .new(service("v", node_port(Value::Null)))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "Internal error occurred: failed to allocate a nodePort: range is full"
+        );
     }
 
     #[tokio::test]
@@ -291,14 +338,29 @@ mod tests {
         let create = Try::create(&rule, "services");
         let mut seen = HashSet::new();
         for i in 0..30 {
-            let got = create.new(service(&format!("s{i}"), json!({"type": "ClusterIP"}))).await.unwrap();
+            let got = create
+                .new(service(&format!("s{i}"), json!({"type": "ClusterIP"})))
+                .await
+                .unwrap();
             assert!(seen.insert(got["spec"]["clusterIP"].as_str().unwrap().to_owned()));
             objects.put(&core("services"), got);
         }
-        let error = create.new(service("more", json!({"type": "ClusterIP"}))).await.unwrap_err();
-        assert!(error.message.ends_with("failed to allocate a serviceIP: range is full"));
+        let error = create
+            .new(service("more", json!({"type": "ClusterIP"})))
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .message
+                .ends_with("failed to allocate a serviceIP: range is full")
+        );
         objects.remove(&core("services"), "n", "s7");
-        assert!(create.new(service("more", json!({"type": "ClusterIP"}))).await.is_ok());
+        assert!(
+            create
+                .new(service("more", json!({"type": "ClusterIP"})))
+                .await
+                .is_ok()
+        );
     }
 
     #[tokio::test]
@@ -306,7 +368,8 @@ mod tests {
         let objects = FakeObjects::new();
         let rule = rule(&objects, "10.0.0.0/25", 30_000..=30_001);
         let create = Try::create(&rule, "services");
-        let all = (0..100).map(|i| create.new(service(&format!("s{i}"), json!({"type": "ClusterIP"}))));
+        let all =
+            (0..100).map(|i| create.new(service(&format!("s{i}"), json!({"type": "ClusterIP"}))));
         let got = futures::future::join_all(all).await;
         let addresses: HashSet<String> = got
             .into_iter()
@@ -323,16 +386,25 @@ mod tests {
             operation: Operation::Update,
             ..Try::create(&rule, "services")
         };
-        let old = service("s", json!({"type": "ClusterIP", "clusterIP": "10.0.0.20",
+        let old = service(
+            "s",
+            json!({"type": "ClusterIP", "clusterIP": "10.0.0.20",
             "clusterIPs": ["10.0.0.20"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-            "ports": [{"port": 80, "protocol": "TCP"}]}));
+            "ports": [{"port": 80, "protocol": "TCP"}]}),
+        );
         objects.put(&core("services"), old.clone());
-        let up = update.run(Some(service("s", node_port(Value::Null))), Some(&old)).await.unwrap();
+        let up = update
+            .run(Some(service("s", node_port(Value::Null))), Some(&old))
+            .await
+            .unwrap();
         assert_eq!(up["spec"]["clusterIP"], "10.0.0.20");
         let port = up["spec"]["ports"][0]["nodePort"].clone();
         assert!(port.is_number());
         // Sent again without the number, it is the same.
-        let again = update.run(Some(service("s", node_port(Value::Null))), Some(&up)).await.unwrap();
+        let again = update
+            .run(Some(service("s", node_port(Value::Null))), Some(&up))
+            .await
+            .unwrap();
         assert_eq!(again["spec"]["ports"][0]["nodePort"], port);
         let mut down = up.clone();
         down["spec"]["type"] = json!("ClusterIP");
@@ -343,7 +415,10 @@ mod tests {
     #[tokio::test]
     async fn addresses_of_the_host_are_left_to_the_syncer() {
         let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
-        let got = Try::create(&rule, "services").new(service("s", node_port(Value::Null))).await.unwrap();
+        let got = Try::create(&rule, "services")
+            .new(service("s", node_port(Value::Null)))
+            .await
+            .unwrap();
         assert_eq!(got["spec"].get("clusterIP"), None);
         assert_eq!(got["spec"]["ports"][0]["nodePort"], Value::Null);
         assert_eq!(got["spec"]["ipFamilies"], json!(["IPv4"]));
@@ -354,8 +429,14 @@ mod tests {
         let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
         let create = Try::create(&rule, "services");
         for (spec, text) in [
-            (json!({"type": "ClusterIP", "ipFamilies": ["IPv6"]}), "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
-            (json!({"type": "ClusterIP", "ipFamilyPolicy": "RequireDualStack"}), "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"),
+            (
+                json!({"type": "ClusterIP", "ipFamilies": ["IPv6"]}),
+                "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+            ),
+            (
+                json!({"type": "ClusterIP", "ipFamilyPolicy": "RequireDualStack"}),
+                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+            ),
         ] {
             let error = create.new(service("s", spec)).await.unwrap_err();
             assert!(error.message.ends_with(text), "{}", error.message);

@@ -123,7 +123,8 @@ impl Pool {
         let State { held, reserved, .. } = &mut *state;
         reserved.retain(|r| {
             let shown = held.get(&r.thing).is_some_and(|o| {
-                o.namespace == r.owner.namespace && (r.owner.name.is_empty() || o.name == r.owner.name)
+                o.namespace == r.owner.namespace
+                    && (r.owner.name.is_empty() || o.name == r.owner.name)
             });
             !shown && r.until > now
         });
@@ -141,7 +142,9 @@ fn held(services: &[Arc<Value>]) -> HashMap<Thing, Owner> {
     let mut all = HashMap::new();
     for service in services {
         let owner = Owner::new(object::namespace(service), object::name(service));
-        let check = service.pointer("/spec/healthCheckNodePort").and_then(Value::as_i64);
+        let check = service
+            .pointer("/spec/healthCheckNodePort")
+            .and_then(Value::as_i64);
         let ports = shape::node_ports(service)
             .into_iter()
             .chain(check)
@@ -204,7 +207,9 @@ impl Lease<'_> {
             .or_else(|| self.any(0..low, |i| Thing::Address(cidr.usable_at(i))));
         match found {
             Some(Thing::Address(address)) => Ok(address),
-            _ => Err(ApiError::internal("failed to allocate a serviceIP: range is full")),
+            _ => Err(ApiError::internal(
+                "failed to allocate a serviceIP: range is full",
+            )),
         }
     }
 
@@ -215,7 +220,9 @@ impl Lease<'_> {
         let at = |i: u32| Thing::Port(first + (i % count) as u16);
         match self.any(0..count, at) {
             Some(Thing::Port(port)) => Ok(port),
-            _ => Err(ApiError::internal("failed to allocate a nodePort: range is full")),
+            _ => Err(ApiError::internal(
+                "failed to allocate a nodePort: range is full",
+            )),
         }
     }
 
@@ -225,7 +232,12 @@ impl Lease<'_> {
     /// Too many requests, if the namespace has too many promises.
     pub(super) fn keep(mut self) -> Result<(), ApiError> {
         let namespace = &self.owner.namespace;
-        let count = self.state.reserved.iter().filter(|r| r.owner.namespace == *namespace).count();
+        let count = self
+            .state
+            .reserved
+            .iter()
+            .filter(|r| r.owner.namespace == *namespace)
+            .count();
         if count + self.chosen.len() > MAX_RESERVED_PER_NAMESPACE {
             let why = "too many services of this namespace are being created at once";
             return Err(ApiError::too_many_requests(why, 1));
@@ -233,7 +245,11 @@ impl Lease<'_> {
         let until = Instant::now() + RESERVATION;
         for thing in std::mem::take(&mut self.chosen) {
             let owner = self.owner.clone();
-            self.state.reserved.push(Reservation { thing, owner, until });
+            self.state.reserved.push(Reservation {
+                thing,
+                owner,
+                until,
+            });
         }
         Ok(())
     }
@@ -243,7 +259,10 @@ impl Lease<'_> {
         numbers: std::ops::Range<u32>,
         thing: impl Fn(u32) -> Thing,
     ) -> Option<Thing> {
-        let count = numbers.end.checked_sub(numbers.start).filter(|count| *count > 0)?;
+        let count = numbers
+            .end
+            .checked_sub(numbers.start)
+            .filter(|count| *count > 0)?;
         let mut random = rand::rng();
         for _ in 0..RANDOM_TRIES {
             let candidate = thing(random.random_range(numbers.clone()));
@@ -263,8 +282,16 @@ impl Lease<'_> {
     /// Chooses a thing if it is free or, with `own`, already the owner's.
     fn take(&mut self, thing: Thing, own: bool) -> bool {
         let mine = |owner: &Owner| own && owner.is(&self.owner);
-        let held = self.state.held.get(&thing).is_some_and(|owner| !mine(owner));
-        let reserved = self.state.reserved.iter().any(|r| r.thing == thing && !mine(&r.owner));
+        let held = self
+            .state
+            .held
+            .get(&thing)
+            .is_some_and(|owner| !mine(owner));
+        let reserved = self
+            .state
+            .reserved
+            .iter()
+            .any(|r| r.thing == thing && !mine(&r.owner));
         if held || reserved || self.chosen.contains(&thing) {
             return false;
         }

@@ -12,7 +12,9 @@ fn kind(service: &Value) -> &str {
 
 fn headless(service: &Value) -> bool {
     object::text(service, "/spec/clusterIP") == "None"
-        || object::items(service, "/spec/clusterIPs").first().is_some_and(|ip| ip == "None")
+        || object::items(service, "/spec/clusterIPs")
+            .first()
+            .is_some_and(|ip| ip == "None")
 }
 
 /// True if the service is of a type with cluster IPs and is not headless.
@@ -73,14 +75,17 @@ pub(super) fn keep_allocated(service: &mut Value, old: &Value) {
         }
     }
     let old_ports = object::items(old, "/spec/ports");
-    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+    let listed = spec.get_mut("ports").and_then(Value::as_array_mut);
+    for port in listed.into_iter().flatten() {
         if !port.is_object() {
             continue;
         }
         let twin = old_ports.iter().find(|o| {
             o.get("port") == port.get("port") && o.get("protocol") == port.get("protocol")
         });
-        let held = twin.and_then(|o| o.get("nodePort")).filter(|p| !blank(Some(p)));
+        let held = twin
+            .and_then(|o| o.get("nodePort"))
+            .filter(|p| !blank(Some(p)));
         if ports && had_ports && blank(port.get("nodePort")) {
             if let Some(held) = held {
                 port["nodePort"] = held.clone();
@@ -125,30 +130,52 @@ pub(super) fn families(service: &mut Value) -> Vec<FieldError> {
             .is_none_or(serde_json::Map::is_empty);
     let spec = &mut service["spec"];
     let one = spec.get("clusterIP").filter(|ip| !blank(Some(ip))).cloned();
-    let many = spec.get("clusterIPs").filter(|ips| !blank(Some(ips))).cloned();
+    let many = spec
+        .get("clusterIPs")
+        .filter(|ips| !blank(Some(ips)))
+        .cloned();
     match (one, many) {
         (Some(one), None) => spec["clusterIPs"] = json!([one]),
         (None, Some(Value::Array(many))) => spec["clusterIP"] = many[0].clone(),
         _ => {}
     }
     let path = FieldPath::new("spec");
-    let policy = spec.get("ipFamilyPolicy").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let named = spec.get("ipFamilies").and_then(Value::as_array).cloned().unwrap_or_default();
+    let policy = spec
+        .get("ipFamilyPolicy")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let named = spec
+        .get("ipFamilies")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     if any {
         if policy.is_empty() {
             spec["ipFamilyPolicy"] = json!("RequireDualStack");
         }
         if named.is_empty() {
             let single = policy == "SingleStack";
-            spec["ipFamilies"] = if single { json!(["IPv4"]) } else { json!(["IPv4", "IPv6"]) };
+            spec["ipFamilies"] = if single {
+                json!(["IPv4"])
+            } else {
+                json!(["IPv4", "IPv6"])
+            };
         }
         return Vec::new();
     }
     if policy == "RequireDualStack" {
         let why = "this cluster is not configured for dual-stack services";
-        return vec![FieldError::invalid(&path.child("ipFamilyPolicy"), policy, why)];
+        return vec![FieldError::invalid(
+            &path.child("ipFamilyPolicy"),
+            policy,
+            why,
+        )];
     }
-    let foreign = named.iter().enumerate().find(|(_, family)| **family != "IPv4");
+    let foreign = named
+        .iter()
+        .enumerate()
+        .find(|(_, family)| **family != "IPv4");
     if let Some((index, family)) = foreign {
         let path = path.child("ipFamilies").index(index);
         let why = "not configured on this cluster";

@@ -6,16 +6,21 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_machinery::{ApiError, object};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use super::CLUSTER_ROLES;
+use super::{CLUSTER_ROLES, Rbac};
 use crate::objects::Objects;
 
 /// Writes of one [`reconcile`] at most: roles may feed each other (edit feeds
 /// admin), and a role that takes part in a cycle would never be finished.
 const MAX_ROUNDS: usize = 8;
+
+/// When to look after the notice of a write.
+const SETTLE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
 /// The rules that an aggregated ClusterRole should have, in the order of the
 /// names of the roles they come from; `None` if the role does not aggregate.
@@ -86,6 +91,33 @@ fn selects(selector: &Value, role: &Value) -> bool {
                     _ => false,
                 }
             })
+}
+
+/// Keeps the stored rules of aggregated ClusterRoles up to date until
+/// cancelled. Sleeps while no ClusterRole is written.
+pub async fn run(rbac: Arc<Rbac>, cancel: CancellationToken) {
+    keep(rbac, cancel, SETTLE).await;
+}
+
+async fn keep(rbac: Arc<Rbac>, cancel: CancellationToken, settle: [Duration; 2]) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = rbac.role_written.notified() => {}
+        }
+        // The notice comes before the write; by the second pass every write
+        // has ended one way or the other.
+        for pause in settle {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            if let Err(error) = reconcile(&*rbac.objects).await {
+                tracing::warn!(%error, "aggregated roles could not be updated");
+                rbac.role_written.notify_one();
+            }
+        }
+    }
 }
 
 /// Brings the stored rules of all aggregated ClusterRoles up to date.
@@ -161,6 +193,43 @@ mod tests {
         let before = objects.generation(&CLUSTER_ROLES);
         reconcile(&*objects).await.unwrap();
         assert_eq!(objects.generation(&CLUSTER_ROLES), before, "settled");
+    }
+
+    #[tokio::test]
+    async fn a_new_role_is_written_into_those_that_choose_it() {
+        let objects = FakeObjects::new();
+        objects.put(&CLUSTER_ROLES, aggregate("admin", json!({}), "to-admin"));
+        let rbac = Arc::new(Rbac::new(objects.clone()));
+        let cancel = CancellationToken::new();
+        let task = keep(
+            rbac.clone(),
+            cancel.clone(),
+            [Duration::ZERO, Duration::from_millis(5)],
+        );
+        let task = tokio::spawn(task);
+        rbac.cluster_role_written();
+        objects.put(
+            &CLUSTER_ROLES,
+            role("a", json!({"to-admin": "true"}), "get"),
+        );
+        let written = async {
+            loop {
+                let admin = objects
+                    .get(&CLUSTER_ROLES, "", "admin")
+                    .await
+                    .unwrap()
+                    .unwrap();
+                if verbs(object::items(&admin, "/rules")) == ["get"] {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), written)
+            .await
+            .unwrap();
+        cancel.cancel();
+        task.await.unwrap();
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub struct Rbac {
     /// Held while an index is built, so that a burst of requests after a
     /// change builds it once.
     building: tokio::sync::Mutex<()>,
+    role_written: tokio::sync::Notify,
 }
 
 /// The rules that a user holds in a namespace.
@@ -63,7 +64,14 @@ impl Rbac {
             objects,
             index: RwLock::new(None),
             building: tokio::sync::Mutex::new(()),
+            role_written: tokio::sync::Notify::new(),
         }
+    }
+
+    /// Says that a ClusterRole is about to be written, so that
+    /// [`aggregation::run`] has something to do.
+    pub fn cluster_role_written(&self) {
+        self.role_written.notify_one();
     }
 
     /// All rules that a user holds in the cluster and, unless it is empty, in

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use coracle_machinery::{ApiError, FieldError, FieldPath, GroupKind, GroupResource, object};
 use serde_json::{Value, json};
 
+use crate::access::UserInfo;
 use crate::auth::core;
+use crate::auth::node::node_name;
 use crate::auth::tokens::{Bound, Grant, ServiceAccountTokens};
 use crate::objects::Objects;
 
@@ -39,12 +41,15 @@ impl TokenRequests {
         Self { tokens, objects }
     }
 
-    /// Issues a token; the answer is the request with its `status`.
+    /// Issues a token; the answer is the request with its `status`. A node
+    /// gets tokens only for the pods that run on it.
     ///
     /// # Errors
-    /// Not found, invalid, or a conflict about the uid of a bound object.
+    /// Not found, forbidden, invalid, or a conflict about the uid of a bound
+    /// object.
     pub async fn create(
         &self,
+        user: &UserInfo,
         namespace: &str,
         name: &str,
         mut request: Value,
@@ -77,6 +82,9 @@ impl TokenRequests {
             warn_after: None,
         };
         self.bind(&request, &mut grant).await?;
+        if let Some(node) = node_name(user) {
+            check_node(node, &grant)?;
+        }
         if grant.pod.is_some()
             && lifetime == POD_LIFETIME
             && grant.audiences == [self.tokens.issuer()]
@@ -192,6 +200,19 @@ pub fn openid_configuration(issuer: &str) -> Value {
     })
 }
 
+/// A node may not ask for more than its pods have.
+fn check_node(node: &str, grant: &Grant) -> Result<(), ApiError> {
+    let why = if grant.pod.is_none() {
+        "node requested token not bound to a pod"
+    } else if grant.node.as_ref().is_none_or(|bound| bound.name != node) {
+        "node requested token bound to a pod scheduled on a different node"
+    } else {
+        return Ok(());
+    };
+    let accounts = core("serviceaccounts");
+    Err(ApiError::forbidden(&accounts, &grant.account.name, why))
+}
+
 fn bound(object: &Value) -> Bound {
     Bound {
         name: object::name(object).to_owned(),
@@ -288,11 +309,33 @@ mod tests {
         (objects, requests, signer)
     }
 
+    fn ann() -> UserInfo {
+        UserInfo::authenticated("ann", &[])
+    }
+
+    #[tokio::test]
+    async fn a_node_asks_for_its_pods_only() {
+        let (_, requests, _) = setup();
+        let ask = |node: &str, spec: Value| {
+            let user = UserInfo::authenticated(&format!("system:node:{node}"), &["system:nodes"]);
+            let requests = &requests;
+            async move {
+                requests
+                    .create(&user, "n", "sa", json!({"spec": spec}))
+                    .await
+            }
+        };
+        let pod = json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}});
+        assert!(ask("host", pod.clone()).await.is_ok());
+        assert_eq!(ask("other", pod).await.unwrap_err().code(), 403);
+        assert_eq!(ask("host", json!({})).await.unwrap_err().code(), 403);
+    }
+
     #[tokio::test]
     async fn a_plain_request_gets_an_hour_for_this_server() {
         let (_, requests, signer) = setup();
         let answer = requests
-            .create("n", "sa", json!({"spec": {}}))
+            .create(&ann(), "n", "sa", json!({"spec": {}}))
             .await
             .unwrap();
         assert_eq!(answer["spec"]["audiences"], json!([ISSUER]));
@@ -320,7 +363,7 @@ mod tests {
         let reference = json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "pod-uid"});
         let spec = json!({"expirationSeconds": POD_LIFETIME, "boundObjectRef": reference});
         let answer = requests
-            .create("n", "sa", json!({"spec": spec}))
+            .create(&ann(), "n", "sa", json!({"spec": spec}))
             .await
             .unwrap();
         let claims = signer
@@ -373,7 +416,7 @@ mod tests {
         ];
         for (name, spec, code, text) in cases {
             let error = requests
-                .create("n", name, json!({"spec": spec}))
+                .create(&ann(), "n", name, json!({"spec": spec}))
                 .await
                 .unwrap_err();
             assert_eq!(error.code(), code, "{}", error.message);
