@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api::{ApiError, Cluster, Narrow};
+use crate::api::{Cluster, Narrow};
 use crate::cache::{Cache, Change};
 use crate::kinds::Kind;
 use crate::queue::{Key, Outcome, Queue};
@@ -126,24 +126,21 @@ async fn start(
 ) -> Syncer {
     let namespace = config.host_namespace.as_str();
     let service_name = coracle_config::names::service(&config.vc_name);
-    let own_service = wait_for("the Service of the virtual cluster", async || {
-        let service = host
-            .get(Kind::Service.resource(), namespace, &service_name)
-            .await?;
-        Ok(service.filter(|s| !object::text(s, "/spec/clusterIP").is_empty()))
-    })
+    let own_service = wait_for(
+        &host,
+        Kind::Service,
+        namespace,
+        &service_name,
+        "/spec/clusterIP",
+    )
     .await;
     translator.owner = Some(json!({
         "apiVersion": "v1", "kind": "Service",
         "name": service_name, "uid": object::uid(&own_service),
     }));
     let pod_name = coracle_config::names::pod(&config.vc_name);
-    let own_node = wait_for("the node of the control plane", async || {
-        let pod = host.get(Kind::Pod.resource(), namespace, &pod_name).await?;
-        let node = pod.map(|p| object::text(&p, "/spec/nodeName").to_owned());
-        Ok(node.filter(|node| !node.is_empty()))
-    })
-    .await;
+    let own_pod = wait_for(&host, Kind::Pod, namespace, &pod_name, "/spec/nodeName").await;
+    let own_node = object::text(&own_pod, "/spec/nodeName").to_owned();
     let host_version = match host.get_path("/version").await {
         Ok(version) => object::text(&version, "/gitVersion").to_owned(),
         Err(error) => {
@@ -173,15 +170,15 @@ async fn start(
     }
 }
 
-/// Asks until there is an answer.
-async fn wait_for<T>(what: &str, ask: impl AsyncFn() -> Result<Option<T>, ApiError>) -> T {
+/// Asks until the object is there and has a text at `pointer`.
+async fn wait_for(host: &Cluster, kind: Kind, namespace: &str, name: &str, pointer: &str) -> Value {
     let mut told = false;
     loop {
-        match ask().await {
-            Ok(Some(found)) => return found,
-            Ok(None) if !told => warn!("waiting for {what}"),
-            Err(error) if !told => warn!(%error, "waiting for {what}"),
-            Ok(None) | Err(_) => {}
+        match host.get(kind.resource(), namespace, name).await {
+            Ok(Some(found)) if !object::text(&found, pointer).is_empty() => return found,
+            Ok(_) if !told => warn!(?kind, name, "waiting for the host object"),
+            Err(error) if !told => warn!(?kind, name, %error, "waiting for the host object"),
+            _ => {}
         }
         told = true;
         tokio::time::sleep(START_PAUSE).await;

@@ -1,0 +1,6 @@
+//! The syncer between two API servers in this process.
+
+mod clusters;
+mod kubelet;
+mod objects;
+mod pods;

@@ -1,0 +1,183 @@
+//! Services, the control plane's own objects, claims and events.
+
+use coracle_machinery::object;
+use serde_json::json;
+
+use crate::clusters::{DNS, HOST_PODS, PODS, World, pod};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_planes_own_services_are_there() {
+    let world = World::running().await;
+    let own = world
+        .host
+        .get("/api/v1/namespaces/demo/services/vc")
+        .await
+        .unwrap();
+    let ip = object::text(&own, "/spec/clusterIP").to_owned();
+    world
+        .inside
+        .until(&format!("{SERVICES}/kubernetes"), "another address", |s| {
+            s["spec"]["clusterIP"] == ip.as_str()
+        })
+        .await;
+    let dns = world.host.get(DNS).await.unwrap();
+    assert_eq!(
+        dns["spec"]["selector"],
+        json!({"app": "coracle", "release": "vc"})
+    );
+    world
+        .inside
+        .until(
+            "/api/v1/namespaces/kube-system/services/kube-dns",
+            "another address",
+            |s| s["spec"]["clusterIP"] == dns["spec"]["clusterIP"],
+        )
+        .await;
+    let endpoints = world
+        .inside
+        .appears("/api/v1/namespaces/kube-system/endpoints/kube-dns")
+        .await;
+    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "127.0.0.1");
+    world
+        .inside
+        .appears("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")
+        .await;
+    let secret = world
+        .host
+        .appears("/api/v1/namespaces/demo/secrets/vc-vc")
+        .await;
+    assert_eq!(object::label(&secret, "release"), Some("vc"));
+    // Deleted by a tenant, they come back.
+    world
+        .inside
+        .delete("/api/v1/namespaces/kube-system/services/kube-dns", None)
+        .await;
+    world
+        .inside
+        .until(
+            "/api/v1/namespaces/kube-system/services/kube-dns",
+            "no address",
+            |s| s["spec"]["clusterIP"] == dns["spec"]["clusterIP"],
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_gets_its_address_from_the_host() {
+    let world = World::running().await;
+    world.inside.create(SERVICES, json!({
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}], "externalIPs": ["192.0.2.1"]},
+    })).await;
+    let host = world
+        .host
+        .appears("/api/v1/namespaces/demo/services/web-x-default-x-vc")
+        .await;
+    assert_eq!(
+        host["spec"]["selector"],
+        json!({
+            "app": "web", "coracle.dev/managed-by": "vc", "coracle.dev/namespace": "default",
+        })
+    );
+    assert!(host["spec"].get("externalIPs").is_none());
+    let ip = object::text(&host, "/spec/clusterIP").to_owned();
+    assert!(ip.starts_with("10.96.0."));
+    world
+        .inside
+        .until(&format!("{SERVICES}/web"), "no address", |s| {
+            s["spec"]["clusterIP"] == ip.as_str()
+        })
+        .await;
+    world
+        .inside
+        .patch(
+            &format!("{SERVICES}/web"),
+            json!({"spec": {"selector": {"app": "other"}}}),
+        )
+        .await;
+    let host = world
+        .host
+        .until(
+            "/api/v1/namespaces/demo/services/web-x-default-x-vc",
+            "not changed",
+            |s| s["spec"]["selector"]["app"] == "other",
+        )
+        .await;
+    assert_eq!(object::text(&host, "/spec/clusterIP"), ip);
+    world.inside.delete(&format!("{SERVICES}/web"), None).await;
+    world
+        .host
+        .disappears("/api/v1/namespaces/demo/services/web-x-default-x-vc")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_shows_the_volume_that_the_host_bound() {
+    let world = World::running().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    world
+        .inside
+        .create(
+            claims,
+            json!({
+                "metadata": {"name": "data", "namespace": "default"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast",
+                         "resources": {"requests": {"storage": "1Gi"}}},
+            }),
+        )
+        .await;
+    let host_claim = "/api/v1/namespaces/demo/persistentvolumeclaims/data-x-default-x-vc";
+    world.host.appears(host_claim).await;
+    world
+        .host
+        .patch(host_claim, json!({"spec": {"volumeName": "pvc-1"}}))
+        .await;
+    let status = json!({"status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}});
+    world
+        .host
+        .patch(&format!("{host_claim}/status"), status)
+        .await;
+    let claim = world
+        .inside
+        .until(&format!("{claims}/data"), "not bound", |c| {
+            c["status"]["phase"] == "Bound"
+        })
+        .await;
+    assert_eq!(claim["spec"]["volumeName"], "pvc-1");
+    let volume = world
+        .inside
+        .appears("/api/v1/persistentvolumes/pvc-1")
+        .await;
+    assert_eq!(volume["spec"]["claimRef"]["name"], "data");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_the_host_are_told_inside_under_the_names_inside() {
+    let world = World::running().await;
+    world.inside.create(PODS, pod("a")).await;
+    let host_pod = world
+        .host
+        .appears(&format!("{HOST_PODS}/a-x-default-x-vc"))
+        .await;
+    world
+        .host
+        .create(
+            "/api/v1/namespaces/demo/events",
+            json!({
+                "metadata": {"name": "a-x-default-x-vc.17", "namespace": "demo"},
+                "involvedObject": {"kind": "Pod", "apiVersion": "v1", "name": "a-x-default-x-vc",
+                                   "namespace": "demo", "uid": object::uid(&host_pod)},
+                "reason": "Scheduled", "type": "Normal", "count": 1,
+                "message": "Successfully assigned demo/a-x-default-x-vc to node-a",
+            }),
+        )
+        .await;
+    let told = world
+        .inside
+        .appears("/api/v1/namespaces/default/events/a.17")
+        .await;
+    assert_eq!(told["message"], "Successfully assigned default/a to node-a");
+    assert_eq!(told["involvedObject"]["name"], "a");
+}
