@@ -4,6 +4,7 @@
 //! Nothing here knows of async, of I/O or of a clock: callers hand in bytes,
 //! values and the present time.
 
+pub mod apply;
 pub mod error;
 pub mod field;
 pub mod gvk;

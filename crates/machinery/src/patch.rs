@@ -118,6 +118,9 @@ fn unprocessable(why: String) -> ApiError {
 }
 
 #[cfg(test)]
+pub(crate) use tests::any_json;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
@@ -202,7 +205,7 @@ mod tests {
     }
 
     /// Any JSON of a few levels.
-    pub fn any_json() -> impl Strategy<Value = Value> {
+    pub(crate) fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::gvk::GroupVersionKind;
-use crate::patch::tests::any_json;
+use crate::patch::any_json;
 use crate::schema::builtin;
 
 fn pod_schema() -> Schema {
