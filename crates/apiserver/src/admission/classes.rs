@@ -176,14 +176,14 @@ mod tests {
         let rule = StorageObjectInUseProtection;
         let create = Try::create(&rule, "persistentvolumeclaims");
         let once = create
-            .new(json!({"metadata": {"name": "c"}}))
+            .pass(json!({"metadata": {"name": "c"}}))
             .await
             .unwrap();
         assert_eq!(
             once["metadata"]["finalizers"],
             json!(["kubernetes.io/pvc-protection"])
         );
-        assert_eq!(create.new(once.clone()).await.unwrap(), once);
+        assert_eq!(create.pass(once.clone()).await.unwrap(), once);
     }
 
     #[tokio::test]
@@ -203,7 +203,7 @@ mod tests {
         }
         let rule = DefaultStorageClass::new(objects);
         let create = Try::create(&rule, "persistentvolumeclaims");
-        let run = |spec: Value| create.new(json!({"metadata": {"name": "c"}, "spec": spec}));
+        let run = |spec: Value| create.pass(json!({"metadata": {"name": "c"}, "spec": spec}));
         assert_eq!(
             run(json!({})).await.unwrap()["spec"]["storageClassName"],
             "b"

@@ -38,9 +38,6 @@ impl Admission for NamespaceLifecycle {
 
     async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
         if request.operation == Operation::Delete {
-            if IMMORTAL.contains(&request.name) {
-                return Err(forbidden(request, "this namespace may not be deleted"));
-            }
             return Ok(());
         }
         // An access review asks about a namespace, and creates nothing in it.
@@ -76,6 +73,13 @@ impl Admission for NamespaceLifecycle {
         }
         Err(error)
     }
+
+    async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+        if request.operation == Operation::Delete && IMMORTAL.contains(&request.name) {
+            return Err(forbidden(request, "this namespace may not be deleted"));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -95,10 +99,10 @@ mod tests {
         let rule = NamespaceLifecycle::new(objects);
         let create = Try::create(&rule, "pods");
         let pod = |ns: &str| json!({"metadata": {"name": "p", "namespace": ns}});
-        assert!(create.new(pod("live")).await.is_ok());
-        let error = create.new(pod("absent")).await.unwrap_err();
+        assert!(create.pass(pod("live")).await.is_ok());
+        let error = create.pass(pod("absent")).await.unwrap_err();
         assert_eq!(error.message, "namespaces \"absent\" not found");
-        let error = create.new(pod("dying")).await.unwrap_err();
+        let error = create.pass(pod("dying")).await.unwrap_err();
         assert_eq!(
             error.message,
             "pods \"p\" is forbidden: unable to create new content in namespace dying because it is being terminated"
@@ -106,7 +110,7 @@ mod tests {
         assert_eq!(error.details["causes"][0]["reason"], "NamespaceTerminating");
         assert!(
             Try::create(&rule, "nodes")
-                .new(json!({"metadata": {"name": "n"}}))
+                .pass(json!({"metadata": {"name": "n"}}))
                 .await
                 .is_ok()
         );

@@ -99,7 +99,7 @@ impl Admission for NodeRestriction {
         .any(|(group, plural)| is(resource, group, plural))
     }
 
-    async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
         let Some(node) = node_name(request.user) else {
             return Ok(());
         };
@@ -292,6 +292,6 @@ mod tests {
             assert_eq!(got.is_ok(), allowed, "{what}: {got:?}");
         }
         // Others are not concerned.
-        assert!(Try::create(&rule, "nodes").new(named("b")).await.is_ok());
+        assert!(Try::create(&rule, "nodes").pass(named("b")).await.is_ok());
     }
 }

@@ -182,7 +182,7 @@ mod tests {
         }
         let rule = Priority::new(objects);
         let pod = json!({"metadata": {"name": "p"}, "spec": spec});
-        let got = Try::create(&rule, "pods").new(pod).await?;
+        let got = Try::create(&rule, "pods").pass(pod).await?;
         Ok(json!([
             got["spec"]["priorityClassName"],
             got["spec"]["priority"],
@@ -197,7 +197,7 @@ mod tests {
         let lower = "PreemptLowerPriority";
         assert_eq!(run(&[], json!({})).await.unwrap(), json!([null, 0, lower]));
         assert_eq!(
-            run(&[normal.clone()], json!({})).await.unwrap(),
+            run(std::slice::from_ref(&normal), json!({})).await.unwrap(),
             json!(["normal", 3, lower])
         );
         let named = json!({"priorityClassName": "high", "priority": 7});
@@ -224,8 +224,8 @@ mod tests {
         objects.put(&CLASSES, class("a", 1, true));
         let rule = Priority::new(objects);
         let create = Try::create(&rule, "scheduling.k8s.io/priorityclasses");
-        assert!(create.new(class("a", 1, true)).await.is_ok());
-        assert!(create.new(class("b", 1, false)).await.is_ok());
-        assert!(create.new(class("b", 1, true)).await.is_err());
+        assert!(create.pass(class("a", 1, true)).await.is_ok());
+        assert!(create.pass(class("b", 1, false)).await.is_ok());
+        assert!(create.pass(class("b", 1, true)).await.is_err());
     }
 }

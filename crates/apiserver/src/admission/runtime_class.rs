@@ -120,7 +120,7 @@ mod tests {
         );
         let rule = RuntimeClass::new(objects);
         let create = Try::create(&rule, "pods");
-        let run = |spec: Value| create.new(json!({"metadata": {"name": "p"}, "spec": spec}));
+        let run = |spec: Value| create.pass(json!({"metadata": {"name": "p"}, "spec": spec}));
         let got = run(json!({"runtimeClassName": "vm"})).await.unwrap();
         assert_eq!(
             got["spec"],

@@ -239,7 +239,7 @@ mod tests {
             "initContainers": [{"name": "i", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]}],
             "containers": [{"name": "a"}, {"name": "b", "volumeMounts": null}],
         });
-        let got = Try::create(&rule, "pods").new(pod(spec)).await.unwrap();
+        let got = Try::create(&rule, "pods").pass(pod(spec)).await.unwrap();
         let spec = &got["spec"];
         assert_eq!(spec["serviceAccountName"], "default");
         assert_eq!(spec["serviceAccount"], "default");
@@ -268,7 +268,7 @@ mod tests {
             1
         );
         // Once more over the result, nothing is added.
-        let again = Try::create(&rule, "pods").new(got.clone()).await.unwrap();
+        let again = Try::create(&rule, "pods").pass(got.clone()).await.unwrap();
         assert_eq!(again, got);
     }
 
@@ -292,7 +292,7 @@ mod tests {
             ),
         ] {
             let got = Try::create(&rule, "pods")
-                .new(pod(spec.clone()))
+                .pass(pod(spec.clone()))
                 .await
                 .unwrap();
             assert_eq!(got["spec"].get("volumes").is_some(), mounted, "{spec}");
@@ -304,7 +304,7 @@ mod tests {
         let mut rule = ServiceAccounts::new(FakeObjects::new());
         rule.pause = Duration::ZERO;
         let error = Try::create(&rule, "pods")
-            .new(pod(json!({})))
+            .pass(pod(json!({})))
             .await
             .unwrap_err();
         assert_eq!(

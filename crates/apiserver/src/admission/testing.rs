@@ -95,7 +95,7 @@ impl<'a> Try<'a> {
         Ok(request.object.unwrap_or_default())
     }
 
-    pub(super) async fn new(&self, object: Value) -> Result<Value, ApiError> {
+    pub(super) async fn pass(&self, object: Value) -> Result<Value, ApiError> {
         self.run(Some(object), None).await
     }
 }

@@ -61,7 +61,7 @@ mod tests {
         let run = |tolerations: Value| async move {
             let pod = json!({"metadata": {"name": "p"}, "spec": {"tolerations": tolerations}});
             let got = Try::create(&DefaultTolerationSeconds, "pods")
-                .new(pod)
+                .pass(pod)
                 .await
                 .unwrap();
             got["spec"]["tolerations"].clone()

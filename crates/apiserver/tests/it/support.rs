@@ -119,7 +119,10 @@ impl Caller {
     }
 
     pub async fn call(&self, method: &str, target: &str, kind: &str, body: &str) -> Answer {
-        let request = Self::request(method, target, kind, body);
+        self.answer(Self::request(method, target, kind, body)).await
+    }
+
+    pub async fn answer(&self, request: Request<Body>) -> Answer {
         let response = self.send(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

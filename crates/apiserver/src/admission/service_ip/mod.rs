@@ -247,7 +247,7 @@ mod tests {
         let ports = json!([{"port": 80, "protocol": "TCP"}]);
 
         let got = create
-            .new(service("a", json!({"type": "ClusterIP", "ports": ports})))
+            .pass(service("a", json!({"type": "ClusterIP", "ports": ports})))
             .await
             .unwrap();
         let address: Ipv4Addr = got["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(got["spec"]["ports"], ports);
 
         let got = create
-            .new(service("b", node_port(Value::Null)))
+            .pass(service("b", node_port(Value::Null)))
             .await
             .unwrap();
         let port = got["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
@@ -269,16 +269,16 @@ mod tests {
 
         let balancer =
             json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports});
-        let got = create.new(service("c", balancer)).await.unwrap();
+        let got = create.pass(service("c", balancer)).await.unwrap();
         assert!(got["spec"]["healthCheckNodePort"].as_i64().unwrap() >= 30_000);
 
         let headless = json!({"type": "ClusterIP", "clusterIP": "None", "selector": {"a": "b"}});
-        let got = create.new(service("d", headless)).await.unwrap();
+        let got = create.pass(service("d", headless)).await.unwrap();
         assert_eq!(got["spec"]["clusterIPs"], json!(["None"]));
         assert_eq!(got["spec"]["ipFamilies"], json!(["IPv4"]));
 
         let external = json!({"type": "ExternalName", "externalName": "x.y"});
-        let got = create.new(service("e", external.clone())).await.unwrap();
+        let got = create.pass(service("e", external.clone())).await.unwrap();
         assert_eq!(got["spec"], external);
     }
 
@@ -309,20 +309,20 @@ mod tests {
                 "provided port is not in the valid range. The range of valid ports is 30000-30001",
             ),
         ] {
-            let error = create.new(service("s", spec)).await.unwrap_err();
+            let error = create.pass(service("s", spec)).await.unwrap_err();
             assert_eq!(error.code(), 422);
             assert!(error.message.ends_with(text), "{}", error.message);
         }
         // Whoever asks is not told twice of the same reservation.
-        assert!(create.new(service("s", at("10.0.0.8"))).await.is_ok());
-        assert!(create.new(service("t", at("10.0.0.8"))).await.is_err());
-        assert!(create.new(service("s", at("10.0.0.8"))).await.is_ok());
+        assert!(create.pass(service("s", at("10.0.0.8"))).await.is_ok());
+        assert!(create.pass(service("t", at("10.0.0.8"))).await.is_err());
+        assert!(create.pass(service("s", at("10.0.0.8"))).await.is_ok());
         let same = json!({"type": "NodePort", "ports": [
             {"port": 1, "protocol": "TCP", "nodePort": 30_001},
             {"port": 1, "protocol": "UDP", "nodePort": 30_001}]});
-        assert!(create.new(service("u", same)).await.is_ok());
+        assert!(create.pass(service("u", same)).await.is_ok());
         let error = create
-            .new(service("v", node_port(Value::Null)))
+            .pass(service("v", node_port(Value::Null)))
             .await
             .unwrap_err();
         assert_eq!(
@@ -339,14 +339,14 @@ mod tests {
         let mut seen = HashSet::new();
         for i in 0..30 {
             let got = create
-                .new(service(&format!("s{i}"), json!({"type": "ClusterIP"})))
+                .pass(service(&format!("s{i}"), json!({"type": "ClusterIP"})))
                 .await
                 .unwrap();
             assert!(seen.insert(got["spec"]["clusterIP"].as_str().unwrap().to_owned()));
             objects.put(&core("services"), got);
         }
         let error = create
-            .new(service("more", json!({"type": "ClusterIP"})))
+            .pass(service("more", json!({"type": "ClusterIP"})))
             .await
             .unwrap_err();
         assert!(
@@ -357,7 +357,7 @@ mod tests {
         objects.remove(&core("services"), "n", "s7");
         assert!(
             create
-                .new(service("more", json!({"type": "ClusterIP"})))
+                .pass(service("more", json!({"type": "ClusterIP"})))
                 .await
                 .is_ok()
         );
@@ -369,7 +369,7 @@ mod tests {
         let rule = rule(&objects, "10.0.0.0/25", 30_000..=30_001);
         let create = Try::create(&rule, "services");
         let all =
-            (0..100).map(|i| create.new(service(&format!("s{i}"), json!({"type": "ClusterIP"}))));
+            (0..100).map(|i| create.pass(service(&format!("s{i}"), json!({"type": "ClusterIP"}))));
         let got = futures::future::join_all(all).await;
         let addresses: HashSet<String> = got
             .into_iter()
@@ -416,7 +416,7 @@ mod tests {
     async fn addresses_of_the_host_are_left_to_the_syncer() {
         let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
         let got = Try::create(&rule, "services")
-            .new(service("s", node_port(Value::Null)))
+            .pass(service("s", node_port(Value::Null)))
             .await
             .unwrap();
         assert_eq!(got["spec"].get("clusterIP"), None);
@@ -438,7 +438,7 @@ mod tests {
                 "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
             ),
         ] {
-            let error = create.new(service("s", spec)).await.unwrap_err();
+            let error = create.pass(service("s", spec)).await.unwrap_err();
             assert!(error.message.ends_with(text), "{}", error.message);
         }
     }

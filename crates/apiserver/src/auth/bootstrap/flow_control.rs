@@ -8,9 +8,12 @@ use crate::auth::named;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
-/// Levels: name, shares, percent that may be lent, and queues with their
-/// length and hand size (none: requests beyond the share are refused).
-const LEVELS: &[(&str, u32, u32, Option<(u32, u32, u32)>)] = &[
+/// Number of queues, their length and hand size.
+type Queues = (u32, u32, u32);
+
+/// Levels: name, shares, percent that may be lent, and queues (none: requests
+/// beyond the share are refused).
+const LEVELS: &[(&str, u32, u32, Option<Queues>)] = &[
     ("catch-all", 5, 0, None),
     ("global-default", 20, 50, Some((128, 50, 6))),
     ("leader-election", 10, 0, Some((16, 50, 4))),

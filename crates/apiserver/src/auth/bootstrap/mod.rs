@@ -10,6 +10,7 @@ mod policy;
 use std::sync::Arc;
 
 use coracle_machinery::{ApiError, GroupResource, Reason, object};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::rbac::{self, PolicyRule, aggregation};
@@ -22,6 +23,9 @@ pub const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Attempts to update one object that someone else changes at the same time.
 const MAX_ATTEMPTS: usize = 5;
+
+/// Objects written at once: the store commits together what comes together.
+const MAX_AT_ONCE: usize = 64;
 
 const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
 
@@ -86,13 +90,24 @@ pub fn cluster_role_rules(name: &str) -> Vec<PolicyRule> {
 /// # Errors
 /// If reading or writing fails.
 pub async fn ensure(objects: &dyn Objects) -> Result<(), ApiError> {
-    for (resource, wanted) in self::objects() {
-        match ensure_one(objects, &resource, wanted).await {
-            Err(error) if error.reason == Reason::NotFound => {
-                tracing::debug!(%resource, "not served, so its defaults are left out");
+    let namespaces = core("namespaces");
+    let (first, rest): (Vec<_>, Vec<_>) = self::objects()
+        .into_iter()
+        .partition(|(resource, _)| *resource == namespaces);
+    for part in [first, rest] {
+        let each = part.into_iter().map(|(resource, wanted)| async move {
+            match ensure_one(objects, &resource, wanted).await {
+                Err(error) if error.reason == Reason::NotFound => {
+                    tracing::debug!(%resource, "not served, so its defaults are left out");
+                    Ok(())
+                }
+                result => result,
             }
-            result => result?,
-        }
+        });
+        stream::iter(each)
+            .buffer_unordered(MAX_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
     }
     aggregation::reconcile(objects).await
 }

@@ -1,0 +1,226 @@
+//! The server as it is shipped: all kinds and the built-in rules.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use coracle_apiserver::access::UserInfo;
+use coracle_apiserver::admission::{KubernetesService, ServiceAddressing};
+use coracle_apiserver::builtin::{Builtin, BuiltinOptions, install};
+use coracle_apiserver::{ApiServer, kinds};
+use coracle_pki::TokenSigner;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Caller, store};
+
+async fn server() -> (Caller, Builtin) {
+    let builder = ApiServer::builder(store()).kinds(kinds::builtin());
+    let options = BuiltinOptions {
+        signer: Arc::new(TokenSigner::generate().unwrap()),
+        issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        anonymous: true,
+        addressing: ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap()),
+    };
+    let (builder, builtin) = install(builder, options);
+    let service = KubernetesService {
+        cluster_ip: Some(Ipv4Addr::new(10, 96, 0, 1)),
+        endpoint_ip: Ipv4Addr::new(10, 0, 0, 1),
+        endpoint_port: 6443,
+    };
+    builtin.prepare(Some(&service)).await.unwrap();
+    (Caller(builder.build()), builtin)
+}
+
+/// Sends a request with a bearer token, or with none.
+async fn with_token(caller: &Caller, method: &str, target: &str, token: &str) -> Answer {
+    let mut request = Caller::request(method, target, "", "");
+    request.extensions_mut().remove::<UserInfo>();
+    if !token.is_empty() {
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+    }
+    caller.answer(request).await
+}
+
+#[tokio::test]
+async fn a_fresh_server_holds_the_default_policy() {
+    let (admin, builtin) = server().await;
+    builtin.prepare(None).await.unwrap();
+    let namespaces = admin.get("/api/v1/namespaces").await.ok();
+    assert_eq!(namespaces["items"].as_array().unwrap().len(), 4);
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/admin";
+    let rules = admin.get(role).await.ok()["rules"].clone();
+    assert_eq!(rules.as_array().unwrap().len(), 29);
+    let service = admin
+        .get("/api/v1/namespaces/default/services/kubernetes")
+        .await
+        .ok();
+    assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    let (code, message) = admin.delete("/api/v1/namespaces/default").await.failed();
+    assert_eq!(code, 403);
+    assert!(
+        message.ends_with("this namespace may not be deleted"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_s_token_acts_as_its_account_until_the_pod_is_gone() {
+    let (admin, _) = server().await;
+    let account = json!({"metadata": {"name": "default"}});
+    admin
+        .post("/api/v1/namespaces/default/serviceaccounts", &account)
+        .await
+        .ok();
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let pod = admin
+        .post("/api/v1/namespaces/default/pods", &pod)
+        .await
+        .ok();
+    assert_eq!(pod["spec"]["serviceAccountName"], "default");
+    assert_eq!(pod["spec"]["priority"], 0);
+    assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    let mount = &pod["spec"]["containers"][0]["volumeMounts"][0];
+    assert_eq!(
+        mount["mountPath"],
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    );
+
+    let request = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1",
+        "name": "p", "uid": pod["metadata"]["uid"]}}});
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let answer = admin.post(path, &request).await.ok();
+    let token = answer["status"]["token"].as_str().unwrap();
+
+    let pods = "/api/v1/namespaces/default/pods";
+    let (code, message) = with_token(&admin, "GET", pods, token).await.failed();
+    assert_eq!(code, 403);
+    assert_eq!(
+        message,
+        "pods is forbidden: User \"system:serviceaccount:default:default\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+    );
+    let binding = json!({"metadata": {"name": "b"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    admin.post(bindings, &binding).await.ok();
+    with_token(&admin, "GET", pods, token).await.ok();
+    let elsewhere = with_token(&admin, "GET", "/api/v1/namespaces/kube-system/pods", token).await;
+    assert_eq!(elsewhere.failed().0, 403);
+
+    admin
+        .delete("/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0")
+        .await
+        .ok();
+    assert_eq!(with_token(&admin, "GET", pods, token).await.failed().0, 401);
+}
+
+#[tokio::test]
+async fn strangers_get_little() {
+    let (admin, _) = server().await;
+    with_token(&admin, "GET", "/version", "").await.ok();
+    with_token(&admin, "GET", "/livez", "").await.ok();
+    let (code, message) = with_token(&admin, "GET", "/api/v1/nodes", "")
+        .await
+        .failed();
+    assert_eq!(code, 403);
+    assert!(
+        message.contains("User \"system:anonymous\" cannot list"),
+        "{message}"
+    );
+    assert_eq!(
+        with_token(&admin, "GET", "/version", "x").await.failed().0,
+        401
+    );
+    let keys = admin.get("/openid/v1/jwks").await.ok();
+    assert_eq!(keys["keys"][0]["kty"], "EC");
+}
+
+#[tokio::test]
+async fn reviews_answer() {
+    let (admin, _) = server().await;
+    let review = json!({"spec": {"resourceAttributes": {"verb": "delete", "resource": "nodes"}}});
+    let group = "/apis/authorization.k8s.io/v1";
+    let answer = admin
+        .post(&format!("{group}/selfsubjectaccessreviews"), &review)
+        .await;
+    assert_eq!(answer.status, 201);
+    let answer = answer.ok();
+    assert_eq!(answer["kind"], "SelfSubjectAccessReview");
+    assert_eq!(answer["status"]["allowed"], true);
+    let mut review = review;
+    review["spec"]["user"] = json!("ann");
+    let answer = admin
+        .post(&format!("{group}/subjectaccessreviews"), &review)
+        .await
+        .ok();
+    assert_eq!(answer["status"], json!({"allowed": false}));
+    let who = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let answer = admin.post(who, &Value::Null).await.ok();
+    assert_eq!(answer["status"]["userInfo"]["username"], "admin");
+    let rules = json!({"spec": {"namespace": "default"}});
+    let answer = admin
+        .post(&format!("{group}/selfsubjectrulesreviews"), &rules)
+        .await
+        .ok();
+    assert_eq!(answer["status"]["resourceRules"][0]["verbs"], json!(["*"]));
+}
+
+#[tokio::test]
+async fn nobody_grants_more_than_they_hold() {
+    let (admin, _) = server().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let subject = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]);
+    let bind = |name: &str, role: &str| {
+        json!({"metadata": {"name": name}, "subjects": subject,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}})
+    };
+    let bindings = format!("{rbac}/namespaces/default/rolebindings");
+    admin.post(&bindings, &bind("a", "admin")).await.ok();
+    let as_ann = |body: Value| {
+        let text = body.to_string();
+        let mut request = Caller::request("POST", &bindings, "application/json", &text);
+        request
+            .headers_mut()
+            .insert("impersonate-user", "ann".parse().unwrap());
+        admin.answer(request)
+    };
+    as_ann(bind("b", "view")).await.ok();
+    let (code, message) = as_ann(bind("c", "cluster-admin")).await.failed();
+    assert_eq!(code, 403);
+    assert!(
+        message.contains("attempting to grant RBAC permissions not currently held"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn services_get_addresses() {
+    let (admin, _) = server().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str| {
+        json!({"metadata": {"name": name},
+        "spec": {"type": "NodePort", "ports": [{"port": 80}]}})
+    };
+    let a = admin.post(services, &service("a")).await.ok();
+    let b = admin.post(services, &service("b")).await.ok();
+    assert_ne!(a["spec"]["clusterIP"], b["spec"]["clusterIP"]);
+    assert_ne!(
+        a["spec"]["ports"][0]["nodePort"],
+        b["spec"]["ports"][0]["nodePort"]
+    );
+    assert!(a["spec"]["ports"][0]["nodePort"].as_i64().unwrap() >= 30_000);
+    let mut taken = service("c");
+    taken["spec"]["clusterIP"] = a["spec"]["clusterIP"].clone();
+    let (code, message) = admin.post(services, &taken).await.failed();
+    assert_eq!(code, 422);
+    assert!(
+        message.ends_with("provided IP is already allocated"),
+        "{message}"
+    );
+    // Sent back as it was read, or without what was allocated, it stays.
+    let mut again = service("a");
+    again["metadata"]["labels"] = json!({"x": "y"});
+    let again = admin.put(&format!("{services}/a"), &again).await.ok();
+    assert_eq!(again["spec"], a["spec"]);
+}
