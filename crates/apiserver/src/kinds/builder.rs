@@ -5,9 +5,7 @@ use std::sync::Arc;
 use coracle_machinery::GroupVersionKind;
 use coracle_machinery::gvk::Name;
 
-use crate::kind::{
-    Conversion, Kind, NoRules, Scope, StoredAs, Strategy, Subresource, TableConvertor, Verb,
-};
+use crate::kind::{Conversion, Kind, NoRules, Scope, StoredAs, Strategy, Subresource, Verb};
 use crate::kinds::columns;
 
 const GET: &[Verb] = &[Verb::Get];
@@ -111,11 +109,6 @@ impl Row {
         self
     }
 
-    pub(super) fn table(mut self, table: Arc<dyn TableConvertor>) -> Self {
-        self.0.table = table;
-        self
-    }
-
     pub(super) fn status(self) -> Self {
         self.view("status")
     }
@@ -174,7 +167,8 @@ impl Row {
         self
     }
 
-    pub(super) fn done(self) -> Kind {
+    pub(super) fn done(mut self) -> Kind {
+        self.0.table = columns::of(&self.0);
         self.0
     }
 }
