@@ -330,9 +330,11 @@ fn check_covered(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
 
-    use crate::schema::Schema;
+    use crate::patch::any_json;
+    use crate::schema::{FieldValidation, Schema, builtin, decode_value};
 
     fn faults(spec: serde_json::Value) -> Vec<String> {
         let schema = json!({"type": "object", "properties": {"spec": spec}});
@@ -423,5 +425,61 @@ mod tests {
             deep = json!({"type": "array", "items": deep});
         }
         assert!(!faults(deep).is_empty());
+    }
+
+    /// JSON that looks like a schema, good or bad.
+    fn any_schema() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any_json(),
+            "object|array|string|integer|number|boolean|odd".prop_map(|t| json!({"type": t})),
+            Just(json!({"x-kubernetes-preserve-unknown-fields": true})),
+            Just(json!({"x-kubernetes-int-or-string": true})),
+            any_json().prop_map(|d| json!({"type": "string", "default": d, "pattern": "a+"})),
+        ];
+        leaf.prop_recursive(4, 32, 4, |below| {
+            let map = prop::collection::hash_map("[a-c]", below.clone(), 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect()));
+            let list = prop::collection::vec(below.clone(), 0..3).prop_map(Value::from);
+            prop_oneof![
+                map.prop_map(|p| json!({"type": "object", "properties": p, "required": ["a"]})),
+                below
+                    .clone()
+                    .prop_map(|v| json!({"type": "object", "additionalProperties": v})),
+                (below.clone(), "set|map|atomic").prop_map(|(items, ty)| json!({
+                    "type": "array", "items": items, "x-kubernetes-list-type": ty,
+                    "x-kubernetes-list-map-keys": ["a"]})),
+                below
+                    .clone()
+                    .prop_map(|items| json!({"type": "array", "items": items})),
+                ("anyOf|oneOf|allOf", list)
+                    .prop_map(|(key, list)| json!({"type": "object", key: list})),
+                below.prop_map(|not| json!({"type": "object", "not": not})),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_schema_and_no_object_panics(spec in any_schema(), object in any_json()) {
+            let schema = json!({"type": "object", "properties": {"a": spec.clone(), "b": spec}});
+            let compiled = Schema::from_crd(&schema);
+            let compiled = compiled.unwrap_or_else(|_| Schema::free_object());
+            let _ = decode_value(object.clone(), Some(&compiled), FieldValidation::Strict);
+            let mut once = object;
+            compiled.prune(&mut once);
+            compiled.default(&mut once);
+            let mut twice = once.clone();
+            compiled.prune(&mut twice);
+            compiled.default(&mut twice);
+            prop_assert_eq!(&twice, &once);
+            let _ = (compiled.validate(&once), compiled.to_openapi_v3(), compiled.to_openapi_v2());
+        }
+
+        #[test]
+        fn no_body_of_a_built_in_kind_panics(spec in any_json(), meta in any_json()) {
+            let pod = crate::gvk::GroupVersionKind::new("", "v1", "Pod");
+            let body = json!({"metadata": {"labels": meta, "finalizers": spec}, "spec": {"containers": spec}});
+            let _ = decode_value(body, builtin().kind(&pod).as_ref(), FieldValidation::Warn);
+        }
     }
 }

@@ -168,7 +168,7 @@ impl LabelRequirement {
 
 fn refused(what: &str, value: &str, why: &str) -> SelectorError {
     SelectorError(format!(
-        "unable to parse requirement: {what}: Invalid value: {}: {why}",
+        "{what}: Invalid value: {}: {why}",
         Value::from(value)
     ))
 }
@@ -402,7 +402,11 @@ impl<'a> Parser<'a> {
         }
         loop {
             match self.peek() {
-                Token::Word(_) | Token::Bang => requirements.push(self.requirement()?),
+                Token::Word(_) | Token::Bang => {
+                    requirements.push(self.requirement().map_err(|SelectorError(why)| {
+                        SelectorError(format!("unable to parse requirement: {why}"))
+                    })?)
+                }
                 other => return Err(unexpected(other, "!, identifier, or 'end of string'")),
             }
             match self.next() {
@@ -440,7 +444,7 @@ impl<'a> Parser<'a> {
             other => {
                 let wanted = "in, notin, =, ==, !=, gt, lt";
                 return Err(SelectorError(format!(
-                    "unable to parse requirement: found '{other}', expected: {wanted}"
+                    "found '{other}', expected: {wanted}"
                 )));
             }
         };
@@ -486,9 +490,7 @@ impl<'a> Parser<'a> {
 }
 
 fn unexpected(found: Token<'_>, expected: &str) -> SelectorError {
-    SelectorError(format!(
-        "unable to parse requirement: found '{found}', expected: {expected}"
-    ))
+    SelectorError(format!("found '{found}', expected: {expected}"))
 }
 
 #[cfg(test)]
