@@ -7,6 +7,7 @@
 mod api;
 mod claim;
 mod context;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -17,15 +18,18 @@ mod hash;
 mod informer;
 mod intstr;
 mod namespace;
+mod nodelifecycle;
 mod objects;
 mod placement;
 mod podgc;
 mod pods;
 mod queue;
 mod replicaset;
+mod revisions;
 mod run;
 mod scheduler;
 mod selector;
+mod statefulset;
 mod tenancy;
 
 pub use error::Error;

@@ -13,8 +13,12 @@ use crate::error::Error;
 use crate::events::Recorder;
 use crate::informer::Informers;
 use crate::objects::apps::ReplicaSet;
+use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
-use crate::{deployment, endpoints, gc, namespace, podgc, replicaset, tenancy};
+use crate::{
+    daemonset, deployment, endpoints, gc, namespace, nodelifecycle, podgc, replicaset, statefulset,
+    tenancy,
+};
 
 /// Which controllers to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,8 +76,16 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("root-ca-certificate-publisher", tenancy::start_root_ca),
     ("deployment", deployment::start),
     ("replicaset", replicaset::start::<ReplicaSet>),
+    (
+        "replicationcontroller",
+        replicaset::start::<ReplicationController>,
+    ),
+    ("statefulset", statefulset::start),
+    ("daemonset", daemonset::start),
     ("endpointslice", endpoints::start_slices),
     ("endpoints", endpoints::start_endpoints),
+    ("node-lifecycle", nodelifecycle::start),
+    ("taint-eviction-controller", nodelifecycle::start_eviction),
     ("pod-garbage-collector", podgc::start),
     // Last: it follows the caches that the others registered.
     ("garbage-collector", gc::start),
