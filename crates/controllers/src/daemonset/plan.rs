@@ -91,7 +91,7 @@ pub(super) struct View<'a> {
     pub pods: &'a [Arc<Pod>],
     /// Hash of the present template.
     pub hash: &'a str,
-    pub is_deleted: &'a dyn Fn(&Pod) -> bool,
+    pub is_deleted: &'a (dyn Fn(&Pod) -> bool + Sync),
     pub now: Timestamp,
 }
 

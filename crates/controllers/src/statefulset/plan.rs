@@ -23,7 +23,7 @@ pub(super) struct View<'a> {
     pub update: &'a Revision,
     /// Whether the pod's deletion was asked for, though the cache does not
     /// show it yet.
-    pub is_deleted: &'a dyn Fn(&Pod) -> bool,
+    pub is_deleted: &'a (dyn Fn(&Pod) -> bool + Sync),
     pub now: Timestamp,
 }
 
@@ -158,7 +158,7 @@ impl Planner<'_> {
         }
         let start = range(set).start;
         match partition(set) {
-            0 => ordinal < start.saturating_add(set.status.current_replicas),
+            0 => ordinal < start.saturating_add(status(self.view).current_replicas),
             partition => ordinal < start.saturating_add(partition),
         }
     }
