@@ -112,7 +112,12 @@ impl Cluster {
             request
                 .extensions_mut()
                 .insert(UserInfo::system_masters("test"));
-            async move { server.oneshot(request).await }
+            async move {
+                if request.method() == Method::PATCH {
+                    return Ok(merge_patch(server, request).await);
+                }
+                server.oneshot(request).await
+            }
         });
         kube::Client::new(service, "default")
     }
@@ -342,3 +347,70 @@ pub fn pod(name: &str) -> Value {
 
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 pub const HOST_PODS: &str = "/api/v1/namespaces/demo/pods";
+
+async fn merge_patch(
+    server: ApiServer,
+    request: Request<Body>,
+) -> http::Response<coracle_apiserver::Body> {
+    use http_body_util::BodyExt;
+    let (parts, body) = request.into_parts();
+    let patch: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+    loop {
+        let make = |method: Method, body: Vec<u8>| {
+            let mut request = Request::builder()
+                .method(method)
+                .uri(parts.uri.clone())
+                .header("content-type", "application/json")
+                .body(Body::from(body))
+                .unwrap();
+            request
+                .extensions_mut()
+                .insert(UserInfo::system_masters("test"));
+            request
+        };
+        let found = server
+            .clone()
+            .oneshot(make(Method::GET, Vec::new()))
+            .await
+            .unwrap();
+        if !found.status().is_success() {
+            return found;
+        }
+        let mut object: Value =
+            serde_json::from_slice(&found.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        merge(&mut object, &patch);
+        let put = server
+            .clone()
+            .oneshot(make(Method::PUT, object.to_string().into_bytes()))
+            .await
+            .unwrap();
+        if put.status() != 409 {
+            return put;
+        }
+    }
+}
+
+fn merge(into: &mut Value, patch: &Value) {
+    if let (Value::Object(into), Value::Object(patch)) = (&mut *into, patch) {
+        for (key, value) in patch {
+            if value.is_null() {
+                into.remove(key);
+            } else {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        return;
+    }
+    if let Value::Object(map) = patch {
+        *into = json!({});
+        for (key, value) in map {
+            if !value.is_null() {
+                let mut inner = Value::Null;
+                merge(&mut inner, value);
+                into[key] = inner;
+            }
+        }
+    } else {
+        *into = patch.clone();
+    }
+}
