@@ -4,6 +4,7 @@ mod cidr;
 mod classes;
 mod escalation;
 mod kubernetes_service;
+mod limits;
 mod namespace;
 mod node;
 mod priority;
@@ -54,6 +55,7 @@ pub fn chain(with: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(classes::DefaultStorageClass::new(objects())),
         Arc::new(classes::DefaultIngressClass::new(objects())),
         Arc::new(runtime_class::RuntimeClass::new(objects())),
+        Arc::new(limits::LimitRanger::new(objects())),
         Arc::new(escalation::RbacEscalation::new(
             with.rbac.clone(),
             with.authorizer.clone(),

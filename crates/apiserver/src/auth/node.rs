@@ -69,9 +69,14 @@ struct NodeAuthorizer {
 
 impl NodeAuthorizer {
     fn new(objects: Arc<dyn Objects>) -> Self {
+        // The agent of a node is its service proxy as well.
+        let roles = ["system:node", "system:node-proxier"];
         Self {
             objects,
-            rules: bootstrap::cluster_role_rules("system:node"),
+            rules: roles
+                .into_iter()
+                .flat_map(bootstrap::cluster_role_rules)
+                .collect(),
         }
     }
 
@@ -306,6 +311,10 @@ mod tests {
             (ask("patch", "nodes/status", "", "b"), false),
             (ask("get", "nodes", "", "b"), false),
             (ask("list", "services", "", ""), true),
+            (
+                ask("watch", "discovery.k8s.io:endpointslices", "", ""),
+                true,
+            ),
             (ask("delete", "namespaces", "", "n"), false),
         ];
         for (what, allowed) in cases {
