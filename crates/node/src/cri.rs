@@ -374,7 +374,7 @@ impl Cri {
             message: error.to_string(),
         })?;
         let message = SubscribeRequest {
-            filters: vec!["namespace==k8s.io,topic~=\"/tasks/(start|exit|oom|delete)\"".to_owned()],
+            filters: vec!["namespace==k8s.io,topic~=\"/tasks/(start|exit|oom)\"".to_owned()],
         };
         let path =
             http::uri::PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
@@ -413,7 +413,66 @@ struct SubscribeRequest {
 /// An event of containerd, as far as it is used here.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TaskEvent {
-    /// What happened, as in `/tasks/exit`.
-    #[prost(string, tag = "3")]
-    pub topic: String,
+    #[prost(message, optional, tag = "4")]
+    event: Option<AnyEvent>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AnyEvent {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TaskExit {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    #[prost(string, tag = "2")]
+    id: String,
+}
+
+impl TaskEvent {
+    /// Whether this is the end of a command run in a container, not of a
+    /// container: probes cause many of these.
+    pub fn is_end_of_exec(&self) -> bool {
+        let Some(event) = self
+            .event
+            .as_ref()
+            .filter(|e| e.type_url.ends_with("TaskExit"))
+        else {
+            return false;
+        };
+        let exit = <TaskExit as prost::Message>::decode(event.value.as_slice());
+        exit.is_ok_and(|e| !e.id.is_empty() && e.id != e.container_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    #[test]
+    fn ends_of_commands_are_told_from_ends_of_containers() {
+        for (kind, id, want) in [
+            ("containerd.events.TaskExit", "c", false),
+            ("containerd.events.TaskExit", "", false),
+            ("containerd.events.TaskExit", "exec-1", true),
+            ("containerd.events.TaskStart", "exec-1", false),
+        ] {
+            let exit = TaskExit {
+                container_id: "c".into(),
+                id: id.into(),
+            };
+            let event = TaskEvent {
+                event: Some(AnyEvent {
+                    type_url: kind.into(),
+                    value: exit.encode_to_vec(),
+                }),
+            };
+            assert_eq!(event.is_end_of_exec(), want, "{kind} {id}");
+        }
+    }
 }

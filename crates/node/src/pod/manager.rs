@@ -12,17 +12,24 @@ use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::info;
 use super::worker::{PodUpdate, Shared, Worker};
 use crate::cri::LABEL_POD_UID;
 
-/// How often the runtime is listed when it sends events, when it does not,
-/// and how soon after an event.
-const LIST_WITH_EVENTS: Duration = Duration::from_secs(30);
+/// How often the runtime is listed when it sends events, and when it does not.
+const LIST_WITH_EVENTS: Duration = Duration::from_secs(10);
 const LIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-const LIST_AFTER_EVENT: Duration = Duration::from_millis(20);
+/// Listings after an event, each so long after the one before: containerd
+/// sends the event before its own list shows the change.
+const LISTS_AFTER_EVENT: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(300),
+    Duration::from_millis(1200),
+];
 /// How often logs are looked at for rotation.
 const ROTATION: Duration = Duration::from_secs(60);
 
@@ -402,20 +409,31 @@ async fn remove_orphans(shared: &Shared, known: &HashSet<String>) {
 /// time to time.
 async fn follow_events(cri: crate::cri::Cri, news: Arc<Notify>) {
     loop {
-        let mut pause = LIST_WITHOUT_EVENTS;
         if let Ok(mut events) = cri.task_events().await {
-            pause = LIST_AFTER_EVENT;
+            // What happened before the subscription is seen now.
+            news.notify_one();
+            // How many of the listings after the last event are done.
+            let mut listed = LISTS_AFTER_EVENT.len();
+            let mut next = Instant::now() + LIST_WITH_EVENTS;
             loop {
-                news.notify_one();
-                match tokio::time::timeout(LIST_WITH_EVENTS, events.message()).await {
-                    Ok(Ok(Some(_))) => tokio::time::sleep(LIST_AFTER_EVENT).await,
+                match tokio::time::timeout_at(next, events.message()).await {
+                    Ok(Ok(Some(event))) if event.is_end_of_exec() => {}
+                    Ok(Ok(Some(_))) => {
+                        listed = 0;
+                        next = next.min(Instant::now() + LISTS_AFTER_EVENT[0]);
+                    }
                     Ok(Ok(None) | Err(_)) => break,
-                    Err(_) => {}
+                    Err(_) => {
+                        news.notify_one();
+                        listed = listed.saturating_add(1);
+                        let pause = LISTS_AFTER_EVENT.get(listed).copied();
+                        next = Instant::now() + pause.unwrap_or(LIST_WITH_EVENTS);
+                    }
                 }
             }
         }
         news.notify_one();
-        tokio::time::sleep(pause.max(Duration::from_secs(1))).await;
+        tokio::time::sleep(LIST_WITHOUT_EVENTS).await;
     }
 }
 

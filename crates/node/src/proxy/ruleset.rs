@@ -157,13 +157,13 @@ fn base(rules: &mut Ruleset, settings: &Settings) {
     rules.chain(
         "nat-postrouting",
         vec![
-            format!("meta mark and {MARK} != 0 jump masquerade"),
+            format!("meta mark and {MARK} != 0 jump hide-source"),
             // Pods' traffic to the world, but not among themselves.
             format!("ip saddr {pods} ip daddr != {pods} oifname != \"{bridge}\" oifname != \"lo\" masquerade"),
         ],
     );
     rules.chain(
-        "masquerade",
+        "hide-source",
         vec![
             format!("meta mark set meta mark xor {MARK}"),
             own("masquerade fully-random"),

@@ -12,7 +12,7 @@ use crate::pod::info;
 
 impl Volumes {
     /// The path of a volume that lives on this machine; `None` for others.
-    pub(super) async fn from_host(
+    pub(super) async fn path_on_host(
         &self,
         pod: &Pod,
         volume: &Volume,
@@ -102,11 +102,7 @@ fn prepare(path: PathBuf, kind: &str) -> std::io::Result<PathBuf> {
     let kind_now = std::fs::metadata(&path).map(|m| m.file_type()).ok();
     match kind {
         // Anything goes, even what is not there: the runtime makes it.
-        "" => {
-            if kind_now.is_none() {
-                std::fs::create_dir_all(&path)?;
-            }
-        }
+        "" if kind_now.is_none() => std::fs::create_dir_all(&path)?,
         "Directory" | "DirectoryOrCreate" if !kind_now.is_some_and(|k| k.is_dir()) => {
             return wrong("directory");
         }

@@ -109,7 +109,7 @@ impl Volumes {
     }
 
     async fn set_up_one(&self, pod: &Pod, volume: &Volume) -> Result<Mounted, SourceError> {
-        if let Some(path) = self.from_host(pod, volume).await? {
+        if let Some(path) = self.path_on_host(pod, volume).await? {
             return Ok(path);
         }
         if let Some(empty) = &volume.empty_dir {
