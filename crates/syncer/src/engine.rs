@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coracle_config::marks;
 use coracle_machinery::object;
+use coracle_translate::node::is_marked_lost;
 use coracle_translate::{DataKind, Reference, Translator, VirtualName, references};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -27,6 +28,10 @@ const WORKERS: usize = 32;
 
 /// Pause while the host or the virtual API server cannot be reached at start.
 const START_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long requests under way may take once the syncer is to stop. What is
+/// cut off is found and finished by the next run.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Caches by kind; `None` where a kind is not watched on that side.
 pub(crate) struct Side {
@@ -113,7 +118,10 @@ pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Re
     ));
     tasks.spawn(work(syncer.clone(), shutdown.clone()));
     shutdown.cancelled().await;
-    while tasks.join_next().await.is_some() {}
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        debug!("gave up waiting for requests under way");
+    }
     Ok(())
 }
 
@@ -149,12 +157,11 @@ async fn start(
         }
     };
     let to_host = Kind::to_host(&config.config);
+    let imported = Kind::imported(&config.config);
     let mut inside = to_host.clone();
     inside.extend([Kind::Node, Kind::Namespace]);
-    let mut on_host = to_host;
-    if config.config.sync.from_host.nodes.enabled {
-        on_host.push(Kind::Node);
-    }
+    inside.extend(imported.iter().filter(|kind| **kind != Kind::Node));
+    let on_host = [to_host, imported].concat();
     Syncer {
         translator,
         inside: Side::new(Cluster::new(config.virtual_client.clone()), &inside),
@@ -196,7 +203,7 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
             let (syncer, stop) = (syncer.clone(), stop.clone());
             tasks.spawn(async move {
                 let side = if inside { &syncer.inside } else { &syncer.host };
-                let narrow = if inside || kind == Kind::Node {
+                let narrow = if inside || kind.is_cluster_scoped() {
                     Narrow::default()
                 } else {
                     syncer.ours_only()
@@ -222,6 +229,8 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
 const ALL: &[Kind] = &[
     Kind::Namespace,
     Kind::Node,
+    Kind::IngressClass,
+    Kind::StorageClass,
     Kind::Service,
     Kind::Pod,
     Kind::ConfigMap,
@@ -304,6 +313,9 @@ impl Syncer {
             Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget => {
                 sync::plain::reconcile(self, key.kind, &key.name).await
             }
+            Kind::IngressClass | Kind::StorageClass => {
+                sync::imports::reconcile(self, key.kind, &key.name).await
+            }
             Kind::Node => sync::nodes::reconcile(self, &key.name.name).await,
             Kind::Tokens => sync::tokens::reconcile(self, &key.name).await,
             Kind::Namespace => Ok(Outcome::Done),
@@ -375,9 +387,8 @@ impl Syncer {
         let Some(object) = change.object() else {
             return;
         };
-        if kind == Kind::Node {
-            self.queue
-                .push(Kind::Node, VirtualName::new("", object::name(object)));
+        if kind.is_cluster_scoped() {
+            self.queue.push(kind, VirtualName::of(object));
             return;
         }
         if kind == Kind::Secret
@@ -415,8 +426,9 @@ impl Syncer {
                 .map(|o| object::text(o, "/spec/nodeName").to_owned())
                 .unwrap_or_default()
         };
+        let lost = |o: &Option<Arc<Value>>| o.as_deref().is_some_and(is_marked_lost);
         let (old, new) = (node(&change.old), node(&change.new));
-        if old != new {
+        if old != new || lost(&change.old) != lost(&change.new) {
             for node in [old, new] {
                 if !node.is_empty() {
                     self.queue.push(Kind::Node, VirtualName::new("", node));

@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     DisruptionBudget,
     /// Virtual side; also on the host where real nodes are shown.
     Node,
+    IngressClass,
+    StorageClass,
     /// Virtual side only.
     Namespace,
     /// No resource: the token secrets of a pod, a key of the work queue.
@@ -44,6 +46,8 @@ impl Kind {
             Self::NetworkPolicy => ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
             Self::DisruptionBudget => ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget"),
             Self::Node => ("v1", "nodes", "Node"),
+            Self::IngressClass => ("networking.k8s.io/v1", "ingressclasses", "IngressClass"),
+            Self::StorageClass => ("storage.k8s.io/v1", "storageclasses", "StorageClass"),
             Self::Namespace => ("v1", "namespaces", "Namespace"),
         };
         Resource {
@@ -78,6 +82,27 @@ impl Kind {
         .into_iter()
         .filter_map(|(kind, on)| on.then_some(kind))
         .collect()
+    }
+
+    /// The cluster-scoped kinds of the host that are shown inside.
+    pub(crate) fn imported(config: &Config) -> Vec<Self> {
+        let from_host = &config.sync.from_host;
+        [
+            (Self::Node, from_host.nodes.enabled),
+            (Self::IngressClass, from_host.ingress_classes.enabled),
+            (Self::StorageClass, from_host.storage_classes.enabled),
+        ]
+        .into_iter()
+        .filter_map(|(kind, on)| on.then_some(kind))
+        .collect()
+    }
+
+    /// True for kinds that lie in no namespace.
+    pub(crate) fn is_cluster_scoped(self) -> bool {
+        matches!(
+            self,
+            Self::Node | Self::IngressClass | Self::StorageClass | Self::Namespace
+        )
     }
 
     /// Drops what need not be kept in memory: field managers everywhere, and

@@ -10,6 +10,7 @@ mod data;
 mod endpoints;
 mod env;
 mod event;
+mod imports;
 mod ingress;
 mod json;
 mod metadata;

@@ -19,8 +19,28 @@ pub struct FakeNode {
     pub version: String,
     /// `amd64`, `arm64`: that of the syncer's own machine.
     pub architecture: String,
+    /// Whether the host's node answers, as far as its pods tell.
+    pub alive: bool,
     /// The present time, RFC 3339.
     pub now: String,
+}
+
+/// True if a host pod was marked not ready by the host's node controller, as
+/// happens when its node no longer answers. A kubelet gives a reason whenever
+/// it says that a pod is not ready, and says the same of the containers.
+pub fn is_marked_lost(pod: &Value) -> bool {
+    let condition = |kind: &str| {
+        object::items(pod, "/status/conditions")
+            .iter()
+            .find(|c| crate::json::text(c, "type") == kind)
+    };
+    let (Some(ready), Some(containers)) = (condition("Ready"), condition("ContainersReady")) else {
+        return false;
+    };
+    crate::json::text(ready, "status") == "False"
+        && crate::json::text(ready, "reason").is_empty()
+        && crate::json::text(containers, "status") == "True"
+        && object::items(pod, "/spec/readinessGates").is_empty()
 }
 
 /// What a fake node claims to have: enough for any pod, since the host's
@@ -36,6 +56,21 @@ pub fn fake_node(fake: &FakeNode) -> Value {
             "type": kind, "status": status, "reason": reason, "message": message,
             "lastHeartbeatTime": fake.now, "lastTransitionTime": fake.now,
         })
+    };
+    let ready = if fake.alive {
+        condition(
+            "Ready",
+            "True",
+            "KubeletReady",
+            "the host does not report the node as lost",
+        )
+    } else {
+        condition(
+            "Ready",
+            "Unknown",
+            "NodeStatusUnknown",
+            "the host marked the pods of the node as not ready",
+        )
     };
     json!({
         "apiVersion": "v1", "kind": "Node",
@@ -58,7 +93,7 @@ pub fn fake_node(fake: &FakeNode) -> Value {
                 condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
                 condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
                 condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-                condition("Ready", "True", "KubeletReady", "pods of this virtual cluster run on the node"),
+                ready,
             ],
             "addresses": addresses(&fake.address, &fake.name),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": fake.kubelet_port}},
@@ -117,5 +152,23 @@ impl Translator {
     /// True if a virtual node was put there by us and may be changed or removed.
     pub fn is_imported(&self, virtual_object: &Value) -> bool {
         object::label(virtual_object, marks::IMPORTED) == Some("host")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_node_controller_says_not_ready_without_a_reason() {
+        let pod = |ready: Value, containers: &str| json!({"status": {"conditions": [ready, {"type": "ContainersReady", "status": containers}]}});
+        let bare = json!({"type": "Ready", "status": "False"});
+        let reasoned = json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady"});
+        let ready = json!({"type": "Ready", "status": "True"});
+        assert!(is_marked_lost(&pod(bare.clone(), "True")));
+        assert!(!is_marked_lost(&pod(bare, "False")));
+        assert!(!is_marked_lost(&pod(reasoned, "True")));
+        assert!(!is_marked_lost(&pod(ready, "True")));
+        assert!(!is_marked_lost(&json!({})));
     }
 }

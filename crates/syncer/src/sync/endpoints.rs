@@ -16,6 +16,11 @@ pub(crate) async fn reconcile(
     kind: Kind,
     name: &VirtualName,
 ) -> Result<Outcome, ApiError> {
+    let own = *name == VirtualName::new("default", "kubernetes") || syncer.translator.is_dns(name);
+    if own {
+        self::own(syncer, &name.name, &name.namespace).await?;
+        return Ok(Outcome::Done);
+    }
     let inside = syncer
         .inside
         .get(kind, name)

@@ -6,6 +6,7 @@ pub(crate) mod claims;
 pub(crate) mod data;
 pub(crate) mod endpoints;
 pub(crate) mod events;
+pub(crate) mod imports;
 pub(crate) mod nodes;
 pub(crate) mod plain;
 pub(crate) mod pods;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
-use coracle_translate::node::{FakeNode, fake_node, real_node};
+use coracle_translate::node::{FakeNode, fake_node, is_marked_lost, real_node};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -84,6 +84,15 @@ fn in_use(syncer: &Syncer, name: &str) -> bool {
             .is_some_and(|pods| pods.any(ours))
 }
 
+/// True if the host marked a pod of ours on that node as lost.
+fn is_lost(syncer: &Syncer, name: &str) -> bool {
+    let lost = |pod: &Value| object::text(pod, "/spec/nodeName") == name && is_marked_lost(pod);
+    syncer
+        .host
+        .cache(Kind::Pod)
+        .is_some_and(|pods| pods.any(lost))
+}
+
 fn selects_all(syncer: &Syncer) -> bool {
     let selector = &syncer.translator.config.sync.from_host.nodes.selector;
     selector.all || !selector.labels.is_empty()
@@ -107,6 +116,7 @@ fn wanted(syncer: &Syncer, name: &str, host: Option<&Value>) -> Option<Value> {
         kubelet_port: syncer.kubelet_port,
         version: syncer.host_version.clone(),
         architecture: architecture().to_owned(),
+        alive: !is_lost(syncer, name),
         now: now_seconds(),
     }))
 }
@@ -199,10 +209,21 @@ async fn update(
     for field in fields {
         status[*field] = wanted["status"][*field].clone();
     }
+    // The times in conditions are new each time; only a change counts.
+    if readiness(&status) != readiness(&wanted["status"]) {
+        status["conditions"] = wanted["status"]["conditions"].clone();
+    }
     if inside.get("status") != Some(&status) {
         set_status(syncer, Kind::Node, inside, status).await?;
     }
     Ok(())
+}
+
+fn readiness(status: &Value) -> &str {
+    object::items(status, "/conditions")
+        .iter()
+        .find(|c| object::text(c, "/type") == "Ready")
+        .map_or("", |c| object::text(c, "/status"))
 }
 
 /// Renews the lease of every node that we show.

@@ -1,5 +1,7 @@
 //! The syncer between two API servers in this process.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod clusters;
 mod kubelet;
 mod objects;
