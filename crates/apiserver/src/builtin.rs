@@ -8,7 +8,7 @@ use coracle_pki::TokenSigner;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
-    self, Dependencies, KubernetesService, ServiceAddressing, ensure_kubernetes_service,
+    self, Dependencies, KubernetesService, Quotas, ServiceAddressing, ensure_kubernetes_service,
 };
 use crate::auth::handlers::{OpenId, handlers};
 use crate::auth::node::Authorizers;
@@ -39,6 +39,7 @@ pub struct Builtin {
     pub rbac: Arc<Rbac>,
     /// Service-account tokens.
     pub tokens: Arc<ServiceAccountTokens>,
+    quotas: Arc<Quotas>,
     objects: Arc<dyn Objects>,
 }
 
@@ -53,11 +54,13 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
     let tokens = Arc::new(tokens);
     let authorizers = Arc::new(Authorizers::new(objects.clone(), rbac.clone()));
     let authenticators = Authenticators::new(tokens.clone(), options.anonymous);
+    let quotas = Arc::new(Quotas::new(objects.clone()));
     let rules = admission::chain(&Dependencies {
         objects: objects.clone(),
         rbac: rbac.clone(),
         authorizer: authorizers.clone(),
         addressing: options.addressing,
+        quotas: quotas.clone(),
     });
     let reviews = Reviews::new(authorizers.clone(), rbac.clone(), tokens.clone());
     let requests = TokenRequests::new(tokens.clone(), objects.clone());
@@ -74,6 +77,7 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
     let builtin = Builtin {
         rbac,
         tokens,
+        quotas,
         objects,
     };
     (builder, builtin)
@@ -94,8 +98,10 @@ impl Builtin {
         }
     }
 
-    /// Keeps aggregated roles up to date until cancelled.
+    /// Keeps aggregated roles and the status of quotas up to date until
+    /// cancelled. Idle while none of them is concerned.
     pub async fn run(self, cancel: CancellationToken) {
-        aggregation::run(self.rbac, cancel).await;
+        let roles = aggregation::run(self.rbac, cancel.clone());
+        tokio::join!(roles, self.quotas.run(cancel));
     }
 }

@@ -7,7 +7,9 @@ mod kubernetes_service;
 mod limits;
 mod namespace;
 mod node;
+mod pod_security;
 mod priority;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod service_ip;
@@ -22,6 +24,7 @@ use coracle_machinery::{ApiError, object};
 
 pub use self::cidr::Ipv4Cidr;
 pub use self::kubernetes_service::{KubernetesService, ensure_kubernetes_service};
+pub use self::quota::Quotas;
 pub use self::service_ip::ServiceAddressing;
 use crate::access::Authorizer;
 use crate::auth::rbac::Rbac;
@@ -40,6 +43,8 @@ pub struct Dependencies {
     pub authorizer: Arc<dyn Authorizer>,
     /// Who gives out the addresses of services.
     pub addressing: ServiceAddressing,
+    /// What namespaces may use.
+    pub quotas: Arc<Quotas>,
 }
 
 /// All built-in rules, in upstream's order. Each runs in both phases.
@@ -50,6 +55,7 @@ pub fn chain(with: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccounts::new(objects())),
         Arc::new(node::NodeRestriction::new(objects())),
         Arc::new(tolerations::DefaultTolerationSeconds),
+        Arc::new(pod_security::PodSecurity::new(objects())),
         Arc::new(priority::Priority::new(objects())),
         Arc::new(classes::StorageObjectInUseProtection),
         Arc::new(classes::DefaultStorageClass::new(objects())),
@@ -64,6 +70,8 @@ pub fn chain(with: &Dependencies) -> Vec<Arc<dyn Admission>> {
             objects(),
             with.addressing.clone(),
         )),
+        // Last, so that it counts what the others left.
+        with.quotas.clone(),
     ]
 }
 

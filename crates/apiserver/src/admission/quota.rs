@@ -1,0 +1,606 @@
+//! ResourceQuota: what the objects of a namespace may use together.
+//!
+//! The truth is the list of objects, read when a write is judged; what was
+//! granted to a write that is not in the list yet is remembered until it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coracle_machinery::{ApiError, GroupResource, Quantity, object};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::limits::pod_totals;
+use super::{forbidden, is};
+use crate::auth::{core, named};
+use crate::hooks::{Admission, AdmissionRequest, Operation};
+use crate::objects::Objects;
+use crate::registry::Resource;
+
+const QUOTAS: GroupResource = named("", "resourcequotas");
+
+/// How long a grant is remembered: longer than any write takes.
+const GRANT: Duration = Duration::from_secs(30);
+
+/// Grants remembered in one namespace; more writes at once have to wait.
+const MAX_GRANTS: usize = 256;
+
+/// When to count again after the notice of a write: the notice comes first.
+const SETTLE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+
+/// Resources that old quotas count by their bare name.
+const COUNTED: &[&str] = &[
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+];
+
+type Usage = BTreeMap<String, Quantity>;
+
+/// The quotas of a server: the admission rule, and the keeper of
+/// `status.used`.
+pub struct Quotas {
+    objects: Arc<dyn Objects>,
+    grants: Mutex<Vec<Grant>>,
+    /// Namespaces whose usage may have changed.
+    dirty: std::sync::Mutex<BTreeSet<String>>,
+    written: Notify,
+}
+
+/// Usage of a write that the lists may not show yet.
+struct Grant {
+    resource: GroupResource,
+    namespace: String,
+    name: String,
+    object: Value,
+    until: Instant,
+}
+
+impl Quotas {
+    /// The quotas that these objects hold.
+    pub fn new(objects: Arc<dyn Objects>) -> Self {
+        Self {
+            objects,
+            grants: Mutex::default(),
+            dirty: std::sync::Mutex::default(),
+            written: Notify::new(),
+        }
+    }
+
+    /// Keeps `status` of all quotas up to date until cancelled. Sleeps while
+    /// nothing is written in namespaces with quotas.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        if let Ok(all) = self.objects.list(&QUOTAS, "").await {
+            all.iter()
+                .for_each(|quota| self.touch(object::namespace(quota)));
+        }
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.written.notified() => {}
+            }
+            let mut namespaces = BTreeSet::new();
+            for pause in SETTLE {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                namespaces.append(&mut crate::sync::lock(&self.dirty));
+                for namespace in &namespaces {
+                    if let Err(error) = self.count(namespace).await {
+                        tracing::debug!(%namespace, %error, "usage was not written");
+                        self.touch(namespace);
+                    }
+                }
+            }
+        }
+    }
+
+    fn touch(&self, namespace: &str) {
+        crate::sync::lock(&self.dirty).insert(namespace.to_owned());
+        self.written.notify_one();
+    }
+
+    /// Writes what a namespace uses into its quotas.
+    async fn count(&self, namespace: &str) -> Result<(), ApiError> {
+        for quota in self.objects.list(&QUOTAS, namespace).await? {
+            let hard = quota
+                .pointer("/spec/hard")
+                .cloned()
+                .unwrap_or_else(|| json!({}));
+            let used = self.used(&quota, namespace, &[]).await?;
+            let used: BTreeMap<&String, String> = used
+                .iter()
+                .map(|(key, amount)| (key, amount.to_string()))
+                .collect();
+            let status = json!({"hard": hard, "used": used});
+            if quota.get("status") != Some(&status) {
+                let mut updated = (*quota).clone();
+                updated["status"] = status;
+                self.objects.update(&QUOTAS, updated).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What counts against a quota: the stored objects, and grants that are
+    /// not stored yet.
+    async fn used(
+        &self,
+        quota: &Value,
+        namespace: &str,
+        grants: &[Grant],
+    ) -> Result<Usage, ApiError> {
+        let hard = hard(quota);
+        let mut used: Usage = hard
+            .keys()
+            .map(|key| (key.clone(), Quantity::default()))
+            .collect();
+        for resource in resources(&hard) {
+            let stored = match self.objects.list(&resource, namespace).await {
+                Ok(stored) => stored,
+                // A quota may count what the server does not serve.
+                Err(error) if error.code() == 404 => continue,
+                Err(error) => return Err(error),
+            };
+            for object in &stored {
+                add(&mut used, &usage(&resource, object, quota));
+            }
+            for grant in grants
+                .iter()
+                .filter(|g| g.resource == resource && g.namespace == namespace)
+            {
+                if !stored.iter().any(|o| object::name(o) == grant.name) {
+                    add(&mut used, &usage(&resource, &grant.object, quota));
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Judges one write against all quotas of its namespace.
+    async fn judge(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
+        let resource = &request.resource.group_resource;
+        let namespace = request.namespace;
+        let quotas = self.objects.list(&QUOTAS, namespace).await?;
+        if quotas.is_empty() {
+            return Ok(());
+        }
+        let mut grants = self.grants.lock().await;
+        let now = Instant::now();
+        grants.retain(|g| g.until > now);
+        let mut counted = false;
+        for quota in &quotas {
+            let hard = hard(quota);
+            let mut wanted = usage(resource, object, quota);
+            wanted.retain(|key, _| hard.contains_key(key));
+            missing_requirements(request, quota, object, &hard)?;
+            if let Some(old) = request.old {
+                let before = usage(resource, old, quota);
+                wanted.retain(|key, amount| before.get(key).is_none_or(|b| &*amount > b));
+                for (key, amount) in &mut wanted {
+                    if let Some(before) = before.get(key) {
+                        *amount -= before.clone();
+                    }
+                }
+            }
+            wanted.retain(|_, amount| !amount.is_zero());
+            if wanted.is_empty() {
+                continue;
+            }
+            counted = true;
+            let used = self.used(quota, namespace, &grants).await?;
+            let over: Vec<&String> = wanted
+                .iter()
+                .filter(|(key, amount)| used[*key].clone() + (*amount).clone() > hard[*key])
+                .map(|(key, _)| key)
+                .collect();
+            if !over.is_empty() {
+                let list = |from: &Usage| {
+                    let each = over.iter().map(|key| format!("{key}={}", from[*key]));
+                    each.collect::<Vec<_>>().join(",")
+                };
+                let why = format!(
+                    "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+                    object::name(quota),
+                    list(&wanted),
+                    list(&used),
+                    list(&hard)
+                );
+                return Err(forbidden(request, &why));
+            }
+        }
+        if counted && request.operation == Operation::Create && !request.dry_run {
+            if grants.iter().filter(|g| g.namespace == namespace).count() >= MAX_GRANTS {
+                let why = "too many objects of this namespace are being created at once";
+                return Err(ApiError::too_many_requests(why, 1));
+            }
+            grants.retain(|g| {
+                !(g.resource == *resource && g.namespace == namespace && g.name == request.name)
+            });
+            grants.push(Grant {
+                resource: resource.clone(),
+                namespace: namespace.to_owned(),
+                name: object::name(object).to_owned(),
+                object: object.clone(),
+                until: now + GRANT,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Admission for Quotas {
+    fn handles(&self, operation: Operation, resource: &Resource, subresource: &str) -> bool {
+        let written = matches!(
+            operation,
+            Operation::Create | Operation::Update | Operation::Delete
+        );
+        // A pod that has ended, which its status tells, counts no more.
+        let status = subresource == "status" && is(resource, "", "pods");
+        written && resource.namespaced() && (subresource.is_empty() || status)
+    }
+
+    async fn validate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+        if self
+            .objects
+            .list(&QUOTAS, request.namespace)
+            .await?
+            .is_empty()
+            && !is(request.resource, "", "resourcequotas")
+        {
+            return Ok(());
+        }
+        if !request.dry_run {
+            self.touch(request.namespace);
+        }
+        match request.object.as_ref() {
+            Some(object) if request.subresource.is_empty() => self.judge(request, object).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+fn hard(quota: &Value) -> Usage {
+    let entries = quota.pointer("/spec/hard").and_then(Value::as_object);
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), Quantity::from_value(value).ok()?)))
+        .collect()
+}
+
+/// The resources whose objects count for one of these keys.
+fn resources(hard: &Usage) -> BTreeSet<GroupResource> {
+    let mut all = BTreeSet::new();
+    for key in hard.keys() {
+        if let Some(counted) = key.strip_prefix("count/") {
+            let (resource, group) = counted.split_once('.').unwrap_or((counted, ""));
+            all.insert(GroupResource::new(group.to_owned(), resource.to_owned()));
+        } else if key.starts_with("services.") {
+            all.insert(core("services"));
+        } else if key.contains("storageclass.storage.k8s.io/") || key == "requests.storage" {
+            all.insert(core("persistentvolumeclaims"));
+        } else if COUNTED.contains(&key.as_str()) {
+            all.insert(GroupResource::new("", key.clone()));
+        } else {
+            all.insert(core("pods"));
+        }
+    }
+    all
+}
+
+fn add(into: &mut Usage, from: &Usage) {
+    for (key, amount) in from {
+        if let Some(held) = into.get_mut(key) {
+            *held += amount.clone();
+        }
+    }
+}
+
+/// What one object counts for in a quota.
+fn usage(resource: &GroupResource, object: &Value, quota: &Value) -> Usage {
+    let one = || Quantity::from_units(1);
+    let mut usage = Usage::from([(format!("count/{resource}"), one())]);
+    if !resource.group.is_empty() {
+        return usage;
+    }
+    let name = resource.resource.as_ref();
+    if name == "pods" {
+        if !in_scope(object, quota) {
+            return Usage::new();
+        }
+        if ended(object) {
+            return usage;
+        }
+    }
+    if COUNTED.contains(&name) {
+        usage.insert(name.to_owned(), one());
+    }
+    match name {
+        "pods" => pod_usage(object, &mut usage),
+        "services" => service_usage(object, &mut usage),
+        "persistentvolumeclaims" => claim_usage(object, &mut usage),
+        _ => {}
+    }
+    usage
+}
+
+/// True once a pod holds no resources any more.
+fn ended(pod: &Value) -> bool {
+    ["Succeeded", "Failed"].contains(&object::text(pod, "/status/phase"))
+}
+
+fn pod_usage(pod: &Value, usage: &mut Usage) {
+    let (requests, limits) = pod_totals(pod);
+    for (name, amount) in requests {
+        if ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str())
+            || name.starts_with("hugepages-")
+        {
+            usage.insert(name.clone(), amount.clone());
+        }
+        usage.insert(format!("requests.{name}"), amount);
+    }
+    for (name, amount) in limits {
+        usage.insert(format!("limits.{name}"), amount);
+    }
+}
+
+fn service_usage(service: &Value, usage: &mut Usage) {
+    let kind = object::text(service, "/spec/type");
+    let ports = object::items(service, "/spec/ports").len();
+    let ports = Quantity::from_units(i64::try_from(ports).unwrap_or(i64::MAX));
+    let without =
+        service.pointer("/spec/allocateLoadBalancerNodePorts") == Some(&Value::Bool(false));
+    if kind == "LoadBalancer" {
+        usage.insert("services.loadbalancers".into(), Quantity::from_units(1));
+    }
+    if kind == "NodePort" || (kind == "LoadBalancer" && !without) {
+        usage.insert("services.nodeports".into(), ports);
+    }
+}
+
+fn claim_usage(claim: &Value, usage: &mut Usage) {
+    let storage = claim.pointer("/spec/resources/requests/storage");
+    let storage = storage
+        .and_then(|s| Quantity::from_value(s).ok())
+        .unwrap_or_default();
+    let class = object::text(claim, "/spec/storageClassName");
+    if !class.is_empty() {
+        let prefix = format!("{class}.storageclass.storage.k8s.io");
+        usage.insert(
+            format!("{prefix}/persistentvolumeclaims"),
+            Quantity::from_units(1),
+        );
+        usage.insert(format!("{prefix}/requests.storage"), storage.clone());
+    }
+    usage.insert("requests.storage".into(), storage);
+}
+
+/// True if a pod is among those that the quota is about.
+fn in_scope(pod: &Value, quota: &Value) -> bool {
+    let holds = |scope: &str| match scope {
+        "Terminating" => pod
+            .pointer("/spec/activeDeadlineSeconds")
+            .is_some_and(Value::is_number),
+        "NotTerminating" => !pod
+            .pointer("/spec/activeDeadlineSeconds")
+            .is_some_and(Value::is_number),
+        "BestEffort" => best_effort(pod),
+        "NotBestEffort" => !best_effort(pod),
+        "PriorityClass" => !object::text(pod, "/spec/priorityClassName").is_empty(),
+        _ => true,
+    };
+    let plain = object::items(quota, "/spec/scopes")
+        .iter()
+        .filter_map(Value::as_str)
+        .all(holds);
+    plain
+        && object::items(quota, "/spec/scopeSelector/matchExpressions")
+            .iter()
+            .all(|e| {
+                let scope = object::text(e, "/scopeName");
+                let class = object::text(pod, "/spec/priorityClassName");
+                let listed = object::items(e, "/values").iter().any(|v| v == class);
+                match object::text(e, "/operator") {
+                    "In" if scope == "PriorityClass" => listed,
+                    "NotIn" if scope == "PriorityClass" => !listed,
+                    "DoesNotExist" => !holds(scope),
+                    _ => holds(scope),
+                }
+            })
+}
+
+fn best_effort(pod: &Value) -> bool {
+    let (requests, limits) = pod_totals(pod);
+    let set = |amounts: &BTreeMap<String, Quantity>| {
+        ["cpu", "memory"]
+            .iter()
+            .any(|name| amounts.get(*name).is_some_and(|a| !a.is_zero()))
+    };
+    !set(&requests) && !set(&limits)
+}
+
+/// Under a quota of compute resources, every container has to say what it
+/// needs: else nothing could be counted.
+fn missing_requirements(
+    request: &AdmissionRequest<'_>,
+    quota: &Value,
+    pod: &Value,
+    hard: &Usage,
+) -> Result<(), ApiError> {
+    if !is(request.resource, "", "pods")
+        || request.operation != Operation::Create
+        || !in_scope(pod, quota)
+    {
+        return Ok(());
+    }
+    let lists = ["/spec/containers", "/spec/initContainers"];
+    let lacking: Vec<String> = hard
+        .keys()
+        .filter_map(|key| {
+            let (part, name) = match key.split_once('.') {
+                Some((part @ ("requests" | "limits"), name)) => (part, name),
+                _ => ("requests", key.as_str()),
+            };
+            if !["cpu", "memory"].contains(&name) {
+                return None;
+            }
+            let path = format!("/resources/{part}/{name}");
+            let containers: Vec<String> = lists
+                .iter()
+                .flat_map(|list| object::items(pod, list))
+                .filter(|c| c.pointer(&path).is_none_or(Value::is_null))
+                .map(|c| object::text(c, "/name").to_owned())
+                .collect();
+            (!containers.is_empty()).then(|| format!("{key} for: {}", containers.join(",")))
+        })
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "failed quota: {}: must specify {}",
+        object::name(quota),
+        lacking.join("; ")
+    );
+    Err(forbidden(request, &why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::testing::Try;
+    use crate::auth::fake::FakeObjects;
+
+    fn setup(hard: Value) -> (Arc<FakeObjects>, Arc<Quotas>) {
+        let objects = FakeObjects::new();
+        objects.put(
+            &QUOTAS,
+            json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"hard": hard}}),
+        );
+        let quotas = Arc::new(Quotas::new(objects.clone()));
+        (objects, quotas)
+    }
+
+    fn pod(name: &str, cpu: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+    }
+
+    #[tokio::test]
+    async fn what_exceeds_a_quota_is_refused() {
+        let (objects, quotas) = setup(json!({"pods": "3", "requests.cpu": "1"}));
+        objects.put(&core("pods"), pod("old", "500m"));
+        let mut done = pod("done", "5");
+        done["status"] = json!({"phase": "Succeeded"});
+        objects.put(&core("pods"), done);
+        let create = Try::create(&*quotas, "pods");
+        assert!(create.pass(pod("a", "300m")).await.is_ok());
+        // The grant of `a` counts before `a` is stored.
+        let error = create.pass(pod("b", "300m")).await.unwrap_err();
+        assert_eq!(
+            error.message,
+            "pods \"b\" is forbidden: exceeded quota: q, requested: requests.cpu=300m, used: requests.cpu=800m, limited: requests.cpu=1"
+        );
+        objects.put(&core("pods"), pod("a", "300m"));
+        assert!(create.pass(pod("c", "200m")).await.is_ok());
+        let error = create.pass(pod("d", "0")).await.unwrap_err();
+        assert!(
+            error
+                .message
+                .contains("requested: pods=1, used: pods=3, limited: pods=3"),
+            "{}",
+            error.message
+        );
+        let mut silent = pod("e", "0");
+        silent["spec"]["containers"][0]["resources"] = json!({});
+        let error = create.pass(silent).await.unwrap_err();
+        assert!(
+            error
+                .message
+                .ends_with("failed quota: q: must specify requests.cpu for: c"),
+            "{}",
+            error.message
+        );
+    }
+
+    #[tokio::test]
+    async fn services_claims_and_counts_are_counted() {
+        let hard = json!({"services.nodeports": "1", "requests.storage": "1Gi",
+            "count/deployments.apps": "1"});
+        let (objects, quotas) = setup(hard);
+        let meta = json!({"name": "x", "namespace": "n"});
+        let deployment = json!({"metadata": {"name": "held", "namespace": "n"}});
+        objects.put(&named("apps", "deployments"), deployment);
+        let service = json!({"metadata": meta, "spec": {"type": "NodePort", "ports": [{}, {}]}});
+        let claim =
+            json!({"metadata": meta, "spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+        for (resource, object) in [
+            ("services", service),
+            ("persistentvolumeclaims", claim),
+            ("apps/deployments", json!({"metadata": meta})),
+        ] {
+            let create = Try::create(&*quotas, resource);
+            assert!(create.pass(object).await.is_err(), "{resource}");
+        }
+        let create = Try::create(&*quotas, "configmaps");
+        assert!(create.pass(json!({"metadata": meta})).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn growth_counts_on_update() {
+        let (objects, quotas) = setup(json!({"requests.storage": "3Gi"}));
+        let claim = |size: &str| {
+            json!({"metadata": {"name": "c", "namespace": "n"},
+            "spec": {"resources": {"requests": {"storage": size}}}})
+        };
+        let old = claim("2Gi");
+        objects.put(&core("persistentvolumeclaims"), old.clone());
+        let update = Try {
+            operation: Operation::Update,
+            ..Try::create(&*quotas, "persistentvolumeclaims")
+        };
+        assert!(update.run(Some(claim("3Gi")), Some(&old)).await.is_ok());
+        assert!(update.run(Some(claim("4Gi")), Some(&old)).await.is_err());
+        assert!(update.run(Some(claim("1Gi")), Some(&old)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn scopes_choose_pods() {
+        let (objects, quotas) = setup(json!({"pods": "0"}));
+        objects.put(
+            &QUOTAS,
+            json!({"metadata": {"name": "q", "namespace": "n"},
+            "spec": {"hard": {"pods": "0"}, "scopes": ["BestEffort"]}}),
+        );
+        let create = Try::create(&*quotas, "pods");
+        assert!(create.pass(pod("a", "1")).await.is_ok());
+        assert!(create.pass(pod("b", "0")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn usage_is_written() {
+        let (objects, quotas) = setup(json!({"pods": "3", "requests.cpu": "1"}));
+        objects.put(&core("pods"), pod("a", "300m"));
+        quotas.count("n").await.unwrap();
+        let quota = objects.get(&QUOTAS, "n", "q").await.unwrap().unwrap();
+        assert_eq!(
+            quota["status"],
+            json!({"hard": {"pods": "3", "requests.cpu": "1"},
+            "used": {"pods": "1", "requests.cpu": "300m"}})
+        );
+        let settled = objects.generation(&QUOTAS);
+        quotas.count("n").await.unwrap();
+        assert_eq!(objects.generation(&QUOTAS), settled);
+    }
+}
