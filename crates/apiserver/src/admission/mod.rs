@@ -52,16 +52,16 @@ pub fn chain(with: &Dependencies) -> Vec<Arc<dyn Admission>> {
     let objects = || with.objects.clone();
     vec![
         Arc::new(namespace::NamespaceLifecycle::new(objects())),
+        Arc::new(limits::LimitRanger::new(objects())),
         Arc::new(service_account::ServiceAccounts::new(objects())),
         Arc::new(node::NodeRestriction::new(objects())),
-        Arc::new(tolerations::DefaultTolerationSeconds),
         Arc::new(pod_security::PodSecurity::new(objects())),
         Arc::new(priority::Priority::new(objects())),
-        Arc::new(classes::StorageObjectInUseProtection),
+        Arc::new(tolerations::DefaultTolerationSeconds),
         Arc::new(classes::DefaultStorageClass::new(objects())),
-        Arc::new(classes::DefaultIngressClass::new(objects())),
+        Arc::new(classes::StorageObjectInUseProtection),
         Arc::new(runtime_class::RuntimeClass::new(objects())),
-        Arc::new(limits::LimitRanger::new(objects())),
+        Arc::new(classes::DefaultIngressClass::new(objects())),
         Arc::new(escalation::RbacEscalation::new(
             with.rbac.clone(),
             with.authorizer.clone(),

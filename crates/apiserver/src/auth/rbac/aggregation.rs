@@ -22,6 +22,11 @@ const MAX_ROUNDS: usize = 8;
 /// When to look after the notice of a write.
 const SETTLE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
+/// Roles that choose roles that choose roles: beyond this depth the stored
+/// rules are taken, so that a long chain cannot exhaust the stack. Each round
+/// of [`reconcile`] carries them that much further.
+const MAX_DEPTH: usize = 16;
+
 /// The rules that an aggregated ClusterRole should have, in the order of the
 /// names of the roles they come from; `None` if the role does not aggregate.
 /// A role that is chosen and aggregates itself contributes what it chooses.
@@ -30,7 +35,7 @@ pub fn aggregated_rules(role: &Value, all: &[Arc<Value>]) -> Option<Vec<Value>> 
     let mut rules = Vec::new();
     let mut seen_rules = HashSet::new();
     let mut visited = HashSet::from([object::name(role)]);
-    collect(role, all, &mut visited, &mut |rule| {
+    collect(role, all, MAX_DEPTH, &mut visited, &mut |rule| {
         if seen_rules.insert(rule.to_string()) {
             rules.push(rule.clone());
         }
@@ -41,6 +46,7 @@ pub fn aggregated_rules(role: &Value, all: &[Arc<Value>]) -> Option<Vec<Value>> 
 fn collect<'a>(
     role: &Value,
     all: &'a [Arc<Value>],
+    depth: usize,
     visited: &mut HashSet<&'a str>,
     emit: &mut dyn FnMut(&Value),
 ) {
@@ -51,16 +57,15 @@ fn collect<'a>(
         .collect();
     chosen.sort_by_key(|candidate| object::name(candidate));
     for candidate in chosen {
-        // Each role is looked at once, so that a cycle ends and the depth is
-        // bounded by the number of roles that aggregate.
+        // Each role is looked at once, so that a cycle ends.
         if !visited.insert(object::name(candidate)) {
             continue;
         }
-        if candidate
+        let aggregates = candidate
             .get("aggregationRule")
-            .is_some_and(|r| !r.is_null())
-        {
-            collect(candidate, all, visited, emit);
+            .is_some_and(|r| !r.is_null());
+        if aggregates && depth > 0 {
+            collect(candidate, all, depth - 1, visited, emit);
         } else {
             object::items(candidate, "/rules")
                 .iter()
@@ -230,6 +235,17 @@ mod tests {
             .unwrap();
         cancel.cancel();
         task.await.unwrap();
+    }
+
+    #[test]
+    fn a_long_chain_does_not_exhaust_the_stack() {
+        let link = |i: usize| {
+            let own = format!("l{i}");
+            let next = format!("l{}", i + 1);
+            Arc::new(aggregate(&own, json!({own.as_str(): "true"}), &next))
+        };
+        let all: Vec<Arc<Value>> = (0..2000).map(link).collect();
+        assert_eq!(aggregated_rules(&all[0], &all), Some(Vec::new()));
     }
 
     #[test]
