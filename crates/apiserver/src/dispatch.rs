@@ -13,6 +13,7 @@ use crate::hooks::RequestContext;
 use crate::kind::Verb;
 use crate::list;
 use crate::negotiate::{ContentType, content_type, shape};
+use crate::protobuf;
 use crate::query::{ListOptions, parse_revision};
 use crate::registry::Resource;
 use crate::select::Filter;
@@ -47,6 +48,7 @@ impl Inner {
         context: &RequestContext,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
+        request = protobuf::as_json(request).await?;
         let info = &context.info;
         if !info.is_resource
             && let Some(response) = health::answer(self, context).await

@@ -26,6 +26,7 @@ pub mod objects;
 mod objects_impl;
 pub mod openapi;
 mod pipeline;
+pub mod protobuf;
 pub mod query;
 pub mod registry;
 pub mod request;
