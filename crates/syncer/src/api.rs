@@ -17,7 +17,10 @@ const PAGE: usize = 500;
 
 /// How long the server keeps a watch open. Streams are renewed from where they
 /// ended, so this only bounds how long a dead peer goes unnoticed.
-const WATCH_SECONDS: u32 = 590;
+const WATCH_SECONDS: u32 = 290;
+
+/// Silence after which a watch is given up: the server should have ended it.
+const WATCH_SILENCE: Duration = Duration::from_secs(300);
 
 /// A failed request.
 #[derive(Debug, Error)]
@@ -130,16 +133,21 @@ pub(crate) struct Narrow {
     pub(crate) namespace: String,
     /// Label selector; empty for none.
     pub(crate) labels: String,
+    /// The name of the only object wanted; empty for all.
+    pub(crate) name: String,
 }
 
 impl Narrow {
     fn query(&self) -> String {
-        if self.labels.is_empty() {
-            String::new()
-        } else {
+        let mut query = String::new();
+        if !self.labels.is_empty() {
             let encoded = self.labels.replace('/', "%2F").replace('=', "%3D");
-            format!("&labelSelector={encoded}")
+            query.push_str(&format!("&labelSelector={encoded}"));
         }
+        if !self.name.is_empty() {
+            query.push_str(&format!("&fieldSelector=metadata.name%3D{}", self.name));
+        }
+        query
     }
 }
 
@@ -348,10 +356,23 @@ impl Cluster {
             self.client.request_events::<Value>(request),
         );
         match opened.await {
-            Ok(stream) => Ok(stream?.map(|item| item.map_err(ApiError::from))),
+            Ok(stream) => Ok(until_silent(stream?)),
             Err(_) => Err(ApiError::Transport(format!(
                 "no answer within {REQUEST_TIMEOUT:?}"
             ))),
         }
     }
+}
+
+/// The stream with its errors as ours; it ends when it is silent for too long.
+fn until_silent<S>(stream: S) -> impl Stream<Item = Result<WatchEvent<Value>, ApiError>> + use<S>
+where
+    S: Stream<Item = Result<WatchEvent<Value>, kube::Error>>,
+{
+    futures::stream::unfold(Box::pin(stream), |mut stream| async move {
+        let item = tokio::time::timeout(WATCH_SILENCE, stream.next())
+            .await
+            .ok()??;
+        Some((item.map_err(ApiError::from), stream))
+    })
 }

@@ -116,7 +116,10 @@ pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Re
         config.published,
         shutdown.clone(),
     ));
-    tasks.spawn(work(syncer.clone(), shutdown.clone()));
+    // Work ends for good once the virtual cluster itself is being deleted.
+    let working = shutdown.child_token();
+    tasks.spawn(sync::owner::watch(syncer.clone(), working.clone()));
+    tasks.spawn(work(syncer.clone(), working));
     shutdown.cancelled().await;
     let drained = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -297,6 +300,7 @@ impl Syncer {
         Narrow {
             namespace: self.translator.host_namespace.clone(),
             labels: format!("{}={}", marks::MANAGED_BY, self.translator.vc),
+            name: String::new(),
         }
     }
 

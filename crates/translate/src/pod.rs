@@ -115,6 +115,24 @@ impl Translator {
         HostPod { pod: host, tokens }
     }
 
+    /// What of a virtual pod cannot be carried over, in words for its user.
+    pub fn pod_warnings(&self, pod: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !object::items(pod, "/spec/resourceClaims").is_empty() {
+            warnings.push(
+                "spec.resourceClaims is not synced: the pod runs without these devices".to_owned(),
+            );
+        }
+        let class = object::text(pod, "/spec/priorityClassName");
+        let enforced = &self.config.sync.to_host.pods.priority_class_name;
+        if !class.is_empty() && !class.starts_with("system-") && enforced.is_empty() {
+            warnings.push(format!(
+                "priorityClassName {class:?} is not synced: the host schedules the pod without it"
+            ));
+        }
+        warnings
+    }
+
     /// The tokens that a virtual pod mounts.
     pub fn tokens_of(&self, pod: &Value) -> Vec<Token> {
         let mut spec = pod.get("spec").cloned().unwrap_or_default();

@@ -32,6 +32,17 @@ impl Translator {
         applied(host, digested)
     }
 
+    /// What of a virtual Service cannot be carried over, in words for its user.
+    pub fn service_warnings(&self, service: &Value) -> Vec<String> {
+        if object::items(service, "/spec/externalIPs").is_empty() {
+            return Vec::new();
+        }
+        vec![
+            "spec.externalIPs is not synced: on the host it would redirect traffic of others"
+                .to_owned(),
+        ]
+    }
+
     /// The host Service of the virtual cluster's DNS: it leads to the control
     /// plane's pod, whatever the virtual Service says.
     pub fn dns_service_to_host(&self, service: &Value) -> Value {

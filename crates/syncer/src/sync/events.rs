@@ -55,7 +55,7 @@ pub(crate) async fn run(syncer: Arc<Syncer>, stop: CancellationToken) {
 async fn follow(syncer: &Syncer) -> Result<(), ApiError> {
     let narrow = Narrow {
         namespace: syncer.translator.host_namespace.clone(),
-        labels: String::new(),
+        ..Narrow::default()
     };
     // Events from before are not told again.
     let (_, mut version) = syncer.host.cluster.list(other::EVENTS, &narrow).await?;

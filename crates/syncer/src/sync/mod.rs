@@ -8,6 +8,7 @@ pub(crate) mod endpoints;
 pub(crate) mod events;
 pub(crate) mod imports;
 pub(crate) mod nodes;
+pub(crate) mod owner;
 pub(crate) mod plain;
 pub(crate) mod pods;
 pub(crate) mod publish;

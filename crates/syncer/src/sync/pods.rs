@@ -9,7 +9,7 @@ use coracle_translate::{PodContext, VirtualName};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{create_on_host, delete_inside, delete_on_host, nodes, set_status, tokens};
+use super::{create_on_host, delete_inside, delete_on_host, events, nodes, set_status, tokens};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -86,6 +86,9 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
     );
     created?;
     secret?;
+    for warning in syncer.translator.pod_warnings(inside) {
+        events::warn(syncer, inside, "SyncWarning", &warning).await;
+    }
     Ok(Outcome::Done)
 }
 

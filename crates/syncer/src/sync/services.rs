@@ -5,7 +5,7 @@ use coracle_translate::VirtualName;
 use serde_json::Value;
 use tracing::warn;
 
-use super::{create_on_host, delete_inside, delete_on_host, endpoints, set_status};
+use super::{create_on_host, delete_inside, delete_on_host, endpoints, events, set_status};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -40,6 +40,9 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
             let desired = desired(syncer, &inside, is_dns);
             if let Some(host) = create_on_host(syncer, Kind::Service, name, &desired).await? {
                 back(syncer, &inside, &host).await?;
+            }
+            for warning in syncer.translator.service_warnings(&inside) {
+                events::warn(syncer, &inside, "SyncWarning", &warning).await;
             }
             Ok(Outcome::Done)
         }

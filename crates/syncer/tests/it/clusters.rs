@@ -169,6 +169,23 @@ impl Cluster {
             .unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 
+    /// As `create`, where failure is as good.
+    pub async fn try_create(&self, path: &str, object: Value) {
+        let _ = self.call(Method::POST, path, &object).await;
+    }
+
+    /// As `patch`, where failure is as good.
+    pub async fn try_patch(&self, path: &str, patch: Value) {
+        let _ = self.call(Method::PATCH, path, &patch).await;
+    }
+
+    /// As `delete`, where failure is as good.
+    pub async fn try_delete(&self, path: &str, grace: Option<i64>) {
+        let options =
+            json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace});
+        let _ = self.call(Method::DELETE, path, &options).await;
+    }
+
     /// Waits until the object is there and as `test` wants it.
     pub async fn until(&self, path: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
@@ -294,6 +311,10 @@ impl World {
                 !object::text(s, "/spec/clusterIP").is_empty()
             })
             .await;
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     pub async fn stop(&mut self) {

@@ -181,3 +181,30 @@ async fn events_of_the_host_are_told_inside_under_the_names_inside() {
     assert_eq!(told["message"], "Successfully assigned default/a to node-a");
     assert_eq!(told["involvedObject"]["name"], "a");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_put_back_once_the_virtual_cluster_is_deleted() {
+    let world = World::running().await;
+    world.inside.create(PODS, pod("a")).await;
+    let host_pod = format!("{HOST_PODS}/a-x-default-x-vc");
+    world.host.appears(&host_pod).await;
+    world
+        .host
+        .delete("/api/v1/namespaces/demo/services/vc", None)
+        .await;
+    // What is created from now on stays inside. The syncer has stopped working
+    // when it no longer puts back what a tenant removes.
+    let kubernetes = "/api/v1/namespaces/default/services/kubernetes";
+    loop {
+        world.inside.try_delete(kubernetes, None).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        if world.inside.get(kubernetes).await.is_none() {
+            break;
+        }
+    }
+    world.host.delete(&host_pod, Some(0)).await;
+    world.inside.create(PODS, pod("b")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let list = world.host.get(HOST_PODS).await.unwrap();
+    assert_eq!(object::items(&list, "/items").len(), 1, "{list}");
+}
