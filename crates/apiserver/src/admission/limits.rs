@@ -149,7 +149,7 @@ fn amounts(map: Option<&Value>) -> Amounts {
 
 fn add_missing(into: &mut Amounts, from: &Amounts) {
     for (name, amount) in from {
-        into.entry(name.clone()).or_insert_with(|| amount.clone());
+        into.entry(name.clone()).or_insert_with(|| *amount);
     }
 }
 
@@ -249,7 +249,7 @@ pub(super) fn pod_totals(pod: &Value) -> (Amounts, Amounts) {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     let add = |into: &mut Amounts, from: &Amounts| {
         for (name, amount) in from {
-            *into.entry(name.clone()).or_default() += amount.clone();
+            *into.entry(name.clone()).or_default() += *amount;
         }
     };
     let init = object::items(pod, "/spec/initContainers");
@@ -273,7 +273,7 @@ pub(super) fn pod_totals(pod: &Value) -> (Amounts, Amounts) {
             for (name, amount) in peak {
                 let held = into.entry(name.clone()).or_default();
                 if amount > held {
-                    *held = amount.clone();
+                    *held = *amount;
                 }
             }
         }
@@ -285,7 +285,7 @@ pub(super) fn pod_totals(pod: &Value) -> (Amounts, Amounts) {
     add(&mut requests, &overhead);
     for (name, amount) in &overhead {
         if let Some(held) = limits.get_mut(name) {
-            *held += amount.clone();
+            *held += *amount;
         }
     }
     (requests, limits)

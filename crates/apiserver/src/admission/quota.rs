@@ -188,7 +188,7 @@ impl Quotas {
                 wanted.retain(|key, amount| before.get(key).is_none_or(|b| &*amount > b));
                 for (key, amount) in &mut wanted {
                     if let Some(before) = before.get(key) {
-                        *amount -= before.clone();
+                        *amount -= *before;
                     }
                 }
             }
@@ -200,7 +200,7 @@ impl Quotas {
             let used = self.used(quota, namespace, &grants).await?;
             let over: Vec<&String> = wanted
                 .iter()
-                .filter(|(key, amount)| used[*key].clone() + (*amount).clone() > hard[*key])
+                .filter(|(key, amount)| used[*key] + **amount > hard[*key])
                 .map(|(key, _)| key)
                 .collect();
             if !over.is_empty() {
@@ -302,7 +302,7 @@ fn resources(hard: &Usage) -> BTreeSet<GroupResource> {
 fn add(into: &mut Usage, from: &Usage) {
     for (key, amount) in from {
         if let Some(held) = into.get_mut(key) {
-            *held += amount.clone();
+            *held += *amount;
         }
     }
 }
@@ -346,7 +346,7 @@ fn pod_usage(pod: &Value, usage: &mut Usage) {
         if ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str())
             || name.starts_with("hugepages-")
         {
-            usage.insert(name.clone(), amount.clone());
+            usage.insert(name.clone(), amount);
         }
         usage.insert(format!("requests.{name}"), amount);
     }
@@ -381,7 +381,7 @@ fn claim_usage(claim: &Value, usage: &mut Usage) {
             format!("{prefix}/persistentvolumeclaims"),
             Quantity::from_units(1),
         );
-        usage.insert(format!("{prefix}/requests.storage"), storage.clone());
+        usage.insert(format!("{prefix}/requests.storage"), storage);
     }
     usage.insert("requests.storage".into(), storage);
 }
