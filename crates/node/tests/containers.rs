@@ -158,6 +158,22 @@ impl World {
         answer
     }
 
+    /// The head of the answer to an upgrade request.
+    async fn head(&self, request: &str) -> String {
+        let stream = tokio::net::TcpStream::connect(self.config.kubelet_listen)
+            .await
+            .unwrap();
+        let name = rustls::pki_types::ServerName::try_from(NODE_IP).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::clone(&self.tls));
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
     async fn get(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n");
         String::from_utf8_lossy(&self.kubelet(&request, &self.tls.clone()).await).into_owned()
@@ -212,6 +228,7 @@ fn pods_live_and_end() {
         world.start_agent();
         node_is_ready(&world).await;
         full_pod(&world).await;
+        streams(&world).await;
         services(&world).await;
         endings(&world).await;
         survival(&mut world, &mut containerd).await;
@@ -335,6 +352,76 @@ async fn full_pod(world: &World) {
         "GET /containerLogs/ns/web/main HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n";
     let answer = world.kubelet(refused, &world.stranger_tls.clone()).await;
     assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 403"));
+}
+
+async fn streams(world: &World) {
+    let upgrade = |method: &str, path: &str, protocol: &str| {
+        let version = match protocol {
+            "SPDY/3.1" => "X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\
+                X-Stream-Protocol-Version: portforward.k8s.io"
+                .to_owned(),
+            websocket => format!(
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+                 Sec-WebSocket-Protocol: {websocket}"
+            ),
+        };
+        let name = if protocol == "SPDY/3.1" {
+            protocol
+        } else {
+            "websocket"
+        };
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: n1\r\nConnection: Upgrade\r\nUpgrade: {name}\r\n{version}\r\n\r\n"
+        )
+    };
+    let exec = "/exec/ns/web/main?command=cat&input=1&output=1&error=1";
+    for (method, path, protocol, want) in [
+        ("POST", exec, "SPDY/3.1", "HTTP/1.1 101"),
+        ("GET", exec, "v5.channel.k8s.io", "HTTP/1.1 403"),
+        (
+            "POST",
+            "/attach/ns/web/main?output=1",
+            "SPDY/3.1",
+            "HTTP/1.1 101",
+        ),
+        ("POST", "/portForward/ns/web", "SPDY/3.1", "HTTP/1.1 101"),
+        (
+            "GET",
+            "/portForward/ns/web?port=8080",
+            "v4.channel.k8s.io",
+            "HTTP/1.1 101",
+        ),
+        (
+            "POST",
+            "/exec/ns/none/main?command=cat",
+            "SPDY/3.1",
+            "HTTP/1.1 404",
+        ),
+    ] {
+        let head = world.head(&upgrade(method, path, protocol)).await;
+        assert!(head.starts_with(want), "{method} {path} {protocol}: {head}");
+    }
+    let talk = "echo first; sleep 1; echo second; sleep 1; echo third";
+    let talker = json!({"restartPolicy": "Never",
+        "containers": [{"name": "main", "command": ["sh", "-c", talk]}]});
+    world.create("talker", talker).await;
+    world
+        .wait("talker", "running", |pod| {
+            pod["status"]["phase"] == "Running"
+        })
+        .await;
+    // Ends by itself, with the container.
+    let log = world.get("/containerLogs/ns/talker/main?follow=true").await;
+    assert!(log.contains("first") && log.contains("third"), "{log}");
+    let page = world
+        .get("/containerLogs/ns/talker/main?previous=true")
+        .await;
+    assert!(
+        page.starts_with("HTTP/1.1 400") && page.contains("not found"),
+        "{page}"
+    );
+    let stats = world.get("/stats/summary").await;
+    assert!(stats.contains("\"podRef\""), "{stats}");
 }
 
 /// A GET by the machine itself; `None` if refused.
@@ -472,7 +559,9 @@ async fn survival(world: &mut World, containerd: &mut Containerd) {
 }
 
 async fn removal(world: &World, dir: &Path) {
-    let names = ["web", "client", "crash", "job", "missing", "live", "after"];
+    let names = [
+        "web", "talker", "client", "crash", "job", "missing", "live", "after",
+    ];
     for name in names {
         world
             .pods()

@@ -10,6 +10,7 @@ use kube::api::{DeleteParams, Preconditions};
 
 use super::info;
 use super::runtime::ContainerView;
+use super::sandbox;
 use super::worker::{Ending, Stage, SyncError, Worker};
 use crate::events::Kind;
 use crate::probes::action::{Action, Outcome};
@@ -49,7 +50,8 @@ impl Worker {
         for sandbox in self.view.sandboxes.clone() {
             self.shared.cri.remove_sandbox(&sandbox.id).await?;
         }
-        let logs = super::sandbox::log_directory_name(&self.pod);
+        remove_cgroups(&self.shared.sandbox.cgroup_parent, &uid).await;
+        let logs = sandbox::log_directory_name(&self.pod);
         let logs = self.shared.sandbox.log_dir.join(logs);
         match tokio::fs::remove_dir_all(&logs).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -195,6 +197,39 @@ impl Worker {
 fn pre_stop_action(container: &Container) -> Option<Action> {
     let hook = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
     Action::of_hook(hook, container)
+}
+
+/// Removes the cgroups of the pod with this uid, which runtimes leave behind,
+/// from every hierarchy. Only empty groups can be removed at all.
+pub(super) async fn remove_cgroups(root: &str, uid: &str) {
+    const HIERARCHIES: &str = "/sys/fs/cgroup";
+    if uid.is_empty() || uid.contains('/') || root.split('/').any(|part| part == "..") {
+        return;
+    }
+    let root = root.trim_matches('/').to_owned();
+    let pod = format!("pod{uid}");
+    let work = move || {
+        let hierarchies = std::fs::read_dir(HIERARCHIES)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let v1 = hierarchies
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir());
+        for hierarchy in v1.chain([HIERARCHIES.into()]) {
+            for class in ["", "burstable", "besteffort"] {
+                let path = hierarchy.join(&root).join(class).join(&pod);
+                if path.is_dir()
+                    && let Err(error) = std::fs::remove_dir(&path)
+                {
+                    tracing::debug!(path = %path.display(), %error, "cgroup not removed");
+                }
+            }
+        }
+    };
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        tracing::debug!(%error, "cgroups not removed");
+    }
 }
 
 /// How long the pod's containers get: what the deletion says, else what the

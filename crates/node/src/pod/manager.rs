@@ -388,6 +388,7 @@ async fn remove_orphans(shared: &Shared, known: &HashSet<String>) {
         if let Err(error) = removed.await {
             tracing::warn!(%error, "orphaned sandbox not removed");
         }
+        super::kill::remove_cgroups(&shared.sandbox.cgroup_parent, uid).await;
         if let Some(meta) = &sandbox.metadata {
             let name = format!("{}_{}_{}", meta.namespace, meta.name, meta.uid);
             if !name.contains('/') {

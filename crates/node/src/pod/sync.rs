@@ -776,10 +776,19 @@ impl Worker {
                 .cri
                 .remove_container(&container.status.id)
                 .await?;
-            if let Some(path) =
-                super::logfiles::log_file(&self.shared.sandbox.log_dir, &self.pod, &container)
-            {
-                let _ = tokio::fs::remove_file(path).await;
+            let log =
+                super::logfiles::log_file(&self.shared.sandbox.log_dir, &self.pod, &container);
+            let message = container
+                .status
+                .annotations
+                .get(container::ANNOTATION_MESSAGE);
+            for path in log.into_iter().chain(message.map(PathBuf::from)) {
+                match tokio::fs::remove_file(path).await {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(error.into());
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())

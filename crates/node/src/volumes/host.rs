@@ -42,7 +42,9 @@ impl Volumes {
                     path.display()
                 )));
             }
-            if let Some(group) = group.filter(|_| !read_only) {
+            // A large volume is walked once, not at every refresh.
+            let owner = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&path)?);
+            if let Some(group) = group.filter(|group| !read_only && *group != owner) {
                 mounts::give_to_group(&path, group)?;
             }
             Ok(path)
