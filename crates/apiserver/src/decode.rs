@@ -1,7 +1,8 @@
 //! From the bytes of a request to an object of the resource.
 
 use coracle_machinery::object::text;
-use coracle_machinery::{ApiError, GroupVersionKind};
+use coracle_machinery::schema::{FieldValidation, Schema, decode};
+use coracle_machinery::{ApiError, GroupVersionKind, Reason};
 use serde_json::Value;
 
 use crate::negotiate::ContentType;
@@ -9,16 +10,38 @@ use crate::negotiate::ContentType;
 /// Bodies larger than this are refused, as upstream does.
 pub const MAX_BODY: usize = 3 << 20;
 
-/// Reads JSON or YAML. serde_json refuses more than 128 levels of nesting.
+/// Reads a JSON body by a schema (without one, any fields are kept); warnings
+/// about fields go to `warn`.
 ///
 /// # Errors
 /// `BadRequest`.
-pub fn value(bytes: &[u8], content_type: ContentType) -> Result<Value, ApiError> {
-    match content_type {
-        ContentType::Yaml => Err(ApiError::bad_request("YAML bodies are not read yet")),
-        _ => serde_json::from_slice(bytes)
-            .map_err(|e| ApiError::bad_request(format!("error decoding the request body: {e}"))),
-    }
+pub fn object(
+    bytes: &[u8],
+    form: ContentType,
+    schema: Option<&Schema>,
+    validation: FieldValidation,
+    warn: &dyn Fn(String),
+) -> Result<Value, ApiError> {
+    let decoded = match form {
+        ContentType::Yaml => {
+            return Err(ApiError::new(
+                Reason::UnsupportedMediaType,
+                "the body of the request was in an unknown format - accepted media types \
+                 include: application/json",
+            ));
+        }
+        _ => decode(bytes, schema, validation)?,
+    };
+    decoded.warnings.into_iter().for_each(warn);
+    Ok(decoded.object)
+}
+
+/// Reads a JSON body without a schema.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn value(bytes: &[u8]) -> Result<Value, ApiError> {
+    Ok(decode(bytes, None, FieldValidation::Ignore)?.object)
 }
 
 /// Checks that an object is of a kind; an absent `apiVersion` or `kind` is

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use coracle_machinery::{ApiError, GroupResource, Reason};
+use coracle_machinery::schema::{self, FieldValidation};
+use coracle_machinery::{
+    ApiError, FieldError, FieldPath, GroupKind, GroupResource, GroupVersionKind, Reason,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 
@@ -14,6 +17,7 @@ use crate::kind::Verb;
 use crate::list;
 use crate::negotiate::{ContentType, content_type, shape};
 use crate::protobuf;
+use crate::patch::Patch;
 use crate::query::{ListOptions, parse_revision};
 use crate::registry::Resource;
 use crate::select::Filter;
@@ -22,6 +26,7 @@ use crate::shape::Shaper;
 use crate::special;
 use crate::watching::{too_many_watches, watch};
 use crate::write::delete::success;
+use crate::write::meta;
 use crate::write::options::{DeleteOptions, WriteOptions};
 use crate::write::{Deleted, Part, Writer};
 
@@ -73,11 +78,19 @@ impl Inner {
         check_place(context, &resource)?;
         if let Some(handler) = self.handlers.get(info) {
             let create = request.method() == Method::POST;
-            let bytes = request.into_body().read(MAX_BODY).await?;
-            let body = if bytes.is_empty() {
-                Value::Null
+            let gvk = body_kind(context, &resource);
+            let (parts, body) = request.into_parts();
+            let body = if create {
+                let form = content_type(&parts.headers, false)?;
+                let bytes = body.read(MAX_BODY).await?;
+                let schema = schema::builtin().kind(&gvk);
+                let warn = |text| context.warn(text);
+                let mut body =
+                    decode::object(&bytes, form, schema.as_ref(), FieldValidation::Warn, &warn)?;
+                decode::claim_kind(&mut body, &gvk)?;
+                body
             } else {
-                decode::value(&bytes, ContentType::Json)?
+                Value::Null
             };
             let answer = handler.handle(context, body).await?;
             let status = if create {
@@ -98,6 +111,14 @@ impl Inner {
         };
         call.run(body).await
     }
+}
+
+/// The kind of a request's body: that of the subresource, if it has its own.
+pub(crate) fn body_kind(context: &RequestContext, resource: &Resource) -> GroupVersionKind {
+    let mut all = resource.kind.subresources.iter();
+    let subresource = all.find(|s| s.name == context.info.subresource);
+    let own = subresource.and_then(|s| s.kind.clone());
+    own.unwrap_or_else(|| resource.kind.gvk.clone())
 }
 
 /// Refuses paths that a resource does not have, such as a node in a namespace.
@@ -192,7 +213,7 @@ impl Call<'_> {
     }
 
     /// get, update and patch of an object or of its status.
-    async fn object(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn object(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
         match self.context.info.verb.as_str() {
             "get" => self.get().await,
             "update" => self.put(body, part).await,
@@ -201,7 +222,7 @@ impl Call<'_> {
         }
     }
 
-    async fn get(&self) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn get(&self) -> Result<Response<Body>, ApiError> {
         let revision = self.context.query.get("resourceVersion");
         let at_least = parse_revision(revision.unwrap_or_default())?;
         let storage = &self.server.storage;
@@ -244,17 +265,40 @@ impl Call<'_> {
     }
 
     /// The object in the body, in the stored form.
-    pub(crate) async fn read(&self, body: Body) -> Result<Value, ApiError> {
+    async fn read(&self, body: Body, options: &WriteOptions) -> Result<Value, ApiError> {
         let form = content_type(&self.headers, false)?;
         let bytes = body.read(MAX_BODY).await?;
-        let mut object = decode::value(&bytes, form)?;
+        let schema = self.resource.schema();
+        let mut object = decode::object(
+            &bytes,
+            form,
+            schema.as_ref(),
+            options.field_validation,
+            &|text| self.context.warn(text),
+        )?;
         decode::claim_kind(&mut object, &self.resource.kind.gvk)?;
         Ok(self.resource.to_stored(object))
     }
 
+    /// The body of a subresource that has a kind of its own.
+    pub(crate) async fn read_own(&self, body: Body) -> Result<Value, ApiError> {
+        let gvk = body_kind(self.context, &self.resource);
+        let form = content_type(&self.headers, false)?;
+        let bytes = body.read(MAX_BODY).await?;
+        let schema = schema::builtin().kind(&gvk);
+        let warn = |text| self.context.warn(text);
+        let mut object =
+            decode::object(&bytes, form, schema.as_ref(), FieldValidation::Warn, &warn)?;
+        decode::claim_kind(&mut object, &gvk)?;
+        Ok(object)
+    }
+
     async fn create(&self, body: Body) -> Result<Response<Body>, ApiError> {
-        let object = self.read(body).await?;
+        if !self.resource.stored() {
+            return special::create(self, body).await;
+        }
         let options = self.options("CreateOptions")?;
+        let object = self.read(body, &options).await?;
         let warn = |text: String| self.context.warn(text);
         let writer = self.writer(&options, &warn);
         let written = writer.create(self.namespace(), object).await?;
@@ -262,13 +306,14 @@ impl Call<'_> {
     }
 
     async fn put(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
-        let mut object = self.read(body).await?;
-        crate::write::meta::claim_namespace(&self.resource, &mut object, self.namespace())?;
-        crate::write::meta::claim_name(&mut object, self.name())?;
         let options = self.options("UpdateOptions")?;
+        let mut object = self.read(body, &options).await?;
+        meta::claim_namespace(&self.resource, &mut object, self.namespace())?;
+        meta::claim_name(&mut object, self.name())?;
         let warn = |text: String| self.context.warn(text);
         let writer = self.writer(&options, &warn);
-        let mut change = |_: &Value| Ok(object.clone());
+        let narrow = special::narrowing(&self.context.info);
+        let mut change = |old: &Value| narrow(old, object.clone());
         let outcome = writer
             .update(self.namespace(), self.name(), part, &mut change)
             .await;
@@ -285,8 +330,33 @@ impl Call<'_> {
         written.respond(&self.resource, &self.shaper)
     }
 
-    async fn patch(&self, _body: Body, _part: Part) -> Result<Response<Body>, ApiError> {
-        Err(not_allowed())
+    async fn patch(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
+        let form = content_type(&self.headers, true)?;
+        let options = self.options("PatchOptions")?;
+        let bytes = body.read(MAX_BODY).await?;
+        let patch = Patch::read(form, &bytes, &self.resource)?;
+        if options.force && form != ContentType::Apply {
+            let path = FieldPath::new("force");
+            let error = FieldError::forbidden(&path, "may not be specified for non-apply patch");
+            let kind = GroupKind::new("meta.k8s.io", "PatchOptions");
+            return Err(ApiError::invalid(&kind, "", &[error]));
+        }
+        let warn = |text: String| self.context.warn(text);
+        let writer = self.writer(&options, &warn);
+        let narrow = special::narrowing(&self.context.info);
+        let resource = &self.resource;
+        let mut change = |old: &Value| {
+            let current = resource.from_stored(old.clone());
+            let mut new = patch.apply(&current, &options, &warn)?;
+            decode::claim_kind(&mut new, &resource.kind.gvk)?;
+            meta::claim_namespace(resource, &mut new, self.namespace())?;
+            meta::claim_name(&mut new, self.name())?;
+            narrow(old, resource.to_stored(new))
+        };
+        let written = writer
+            .update(self.namespace(), self.name(), part, &mut change)
+            .await?;
+        written.respond(&self.resource, &self.shaper)
     }
 
     async fn delete_options(&self, body: Body) -> Result<DeleteOptions, ApiError> {
@@ -294,7 +364,8 @@ impl Call<'_> {
         let value = if bytes.is_empty() {
             Value::Null
         } else {
-            decode::value(&bytes, content_type(&self.headers, false)?)?
+            content_type(&self.headers, false)?;
+            decode::value(&bytes)?
         };
         DeleteOptions::parse(&self.context.query, &value)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use coracle_machinery::gvk::Name;
 use coracle_machinery::names::NameRule;
+use coracle_machinery::schema::Schema;
 use coracle_machinery::{FieldError, GroupResource, GroupVersionKind};
 use serde_json::Value;
 
@@ -177,6 +178,17 @@ pub trait Conversion: Send + Sync + 'static {
 /// completed by the pipeline. The defaults suit a kind that has a `spec`, a
 /// `status` subresource and no rules of its own.
 pub trait Strategy: Send + Sync + 'static {
+    /// The schema of the served version, if it is not that of a built-in kind
+    /// of the same name: what bodies are decoded by.
+    fn schema(&self) -> Option<Schema> {
+        None
+    }
+
+    /// Where the `scale` subresource finds its numbers.
+    fn scale_paths(&self) -> ScalePaths {
+        ScalePaths::default()
+    }
+
     /// Fills in fields that the client left out.
     fn default(&self, _object: &mut Value) {}
 
@@ -259,6 +271,27 @@ pub trait Strategy: Send + Sync + 'static {
     /// What becomes of dependents when the caller does not say.
     fn default_propagation(&self) -> Propagation {
         Propagation::Background
+    }
+}
+
+/// Where an object keeps what its `scale` subresource shows, as JSON pointers.
+#[derive(Clone, Debug)]
+pub struct ScalePaths {
+    /// The number wanted.
+    pub spec_replicas: Name,
+    /// The number there is.
+    pub status_replicas: Name,
+    /// The label selector: as text, as a `LabelSelector` or as a plain map.
+    pub selector: Name,
+}
+
+impl Default for ScalePaths {
+    fn default() -> Self {
+        Self {
+            spec_replicas: "/spec/replicas".into(),
+            status_replicas: "/status/replicas".into(),
+            selector: "/spec/selector".into(),
+        }
     }
 }
 

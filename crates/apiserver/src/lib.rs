@@ -25,6 +25,7 @@ pub mod negotiate;
 pub mod objects;
 mod objects_impl;
 pub mod openapi;
+mod patch;
 mod pipeline;
 pub mod protobuf;
 pub mod query;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
+use coracle_machinery::schema::{self, Schema};
 use coracle_machinery::{GroupResource, GroupVersion};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -45,6 +46,13 @@ impl Resource {
             kind,
             stored_kind,
         }
+    }
+
+    /// The schema of the served version; `None` for a kind that takes any
+    /// fields.
+    pub fn schema(&self) -> Option<Schema> {
+        let own = self.kind.strategy.schema();
+        own.or_else(|| schema::builtin().kind(&self.kind.gvk))
     }
 
     /// The rules of the stored form.

@@ -1,5 +1,6 @@
 //! CreateOptions, UpdateOptions, PatchOptions and DeleteOptions.
 
+use coracle_machinery::schema::FieldValidation;
 use coracle_machinery::{ApiError, FieldError, FieldPath, GroupKind};
 use serde_json::{Map, Value};
 
@@ -7,18 +8,6 @@ use crate::query::Query;
 
 /// Longest `fieldManager`.
 const MANAGER_MAX: usize = 128;
-
-/// What to do about fields that the schema does not know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// Drop them.
-    Ignore,
-    /// Drop them with a warning.
-    #[default]
-    Warn,
-    /// Refuse them.
-    Strict,
-}
 
 /// Options of any write.
 #[derive(Clone, Debug, Default)]

@@ -23,9 +23,11 @@ pub enum Part {
     Main,
     /// Only `status`.
     Status,
-    /// Whatever the subresource's own rules let through: the kind's rules for
-    /// updates are not applied.
+    /// Whatever the subresource's own rules let through: the kind's rules are
+    /// not applied.
     Special,
+    /// As `Special`, but the new object must be valid by itself.
+    Checked,
 }
 
 /// Makes the new object out of the present one, both in the stored form. Runs
@@ -82,16 +84,21 @@ impl Writer<'_> {
         match part {
             Part::Main => strategy.prepare_for_update(&mut new, old),
             Part::Status => strategy.prepare_for_status_update(&mut new, old),
-            Part::Special => {}
+            Part::Special | Part::Checked => {}
         }
         meta::keep_system_fields(&mut new, old);
-        if part != Part::Status && strategy.tracks_generation(&new) && meta::spec_changed(&new, old)
+        if part != Part::Status
+            && self.subresource != "binding"
+            && strategy.tracks_generation(&new)
+            && meta::spec_changed(&new, old)
         {
             meta::set_generation(&mut new, meta::generation(old) + 1);
         }
         let mut errors = validate_object_meta_update(&new, old);
-        if part == Part::Main {
+        if matches!(part, Part::Main | Part::Checked) {
             errors.extend(strategy.validate(&new));
+        }
+        if part == Part::Main {
             errors.extend(strategy.validate_update(&new, old));
         }
         self.check(name, &errors)?;
@@ -180,7 +187,7 @@ fn restrict(writer: &Writer<'_>, new: &mut Value, old: &Value, part: Part) {
         Part::Main if writer.resource.stored_kind.has_subresource("status") => {
             restore(new, old, "status");
         }
-        Part::Main | Part::Special => {}
+        Part::Main | Part::Special | Part::Checked => {}
         Part::Status => {
             let status = new.get("status").cloned();
             let metadata = new.get("metadata").cloned().unwrap_or_default();
