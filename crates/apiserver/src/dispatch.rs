@@ -16,8 +16,8 @@ use crate::hooks::RequestContext;
 use crate::kind::Verb;
 use crate::list;
 use crate::negotiate::{ContentType, content_type, shape};
-use crate::protobuf;
 use crate::patch::Patch;
+use crate::protobuf;
 use crate::query::{ListOptions, parse_revision};
 use crate::registry::Resource;
 use crate::select::Filter;
@@ -87,6 +87,9 @@ impl Inner {
                 let warn = |text| context.warn(text);
                 let mut body =
                     decode::object(&bytes, form, schema.as_ref(), FieldValidation::Warn, &warn)?;
+                if body.is_null() {
+                    body = Value::Object(serde_json::Map::new());
+                }
                 decode::claim_kind(&mut body, &gvk)?;
                 body
             } else {
