@@ -9,6 +9,7 @@ pub mod auth;
 pub mod body;
 pub mod builtin;
 pub mod codec;
+pub mod connect;
 mod decode;
 pub mod discovery;
 mod dispatch;

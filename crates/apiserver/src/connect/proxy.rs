@@ -1,0 +1,261 @@
+//! The proxy subresource of pods, services and nodes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coracle_machinery::{ApiError, GroupResource, Reason, object};
+use http::{Request, Response};
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use super::backend::Backend;
+use super::kubelet::node_backend;
+use crate::body::Body;
+use crate::hooks::{Connector, RequestContext};
+
+/// `pods/NAME[:PORT]/proxy`.
+pub struct PodProxy;
+
+/// `services/NAME[:PORT]/proxy`.
+pub struct ServiceProxy;
+
+/// `nodes/NAME/proxy`.
+pub struct NodeProxy {
+    tls: Arc<ClientConfig>,
+}
+
+impl NodeProxy {
+    /// A proxy with the certificate that nodes know the API server by.
+    pub fn new(tls: Arc<ClientConfig>) -> Self {
+        Self { tls }
+    }
+}
+
+/// `[SCHEME:]NAME[:PORT]`, as names before `/proxy` are written.
+#[derive(Debug, PartialEq, Eq)]
+struct Target<'a> {
+    name: &'a str,
+    port: &'a str,
+}
+
+fn target(text: &str) -> Result<Target<'_>, ApiError> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [name] | ["http", name] => Ok(Target { name, port: "" }),
+        [name, port] | ["http" | "", name, port] => Ok(Target { name, port }),
+        ["https", ..] => Err(ApiError::bad_request(
+            "the scheme https is not offered for proxies",
+        )),
+        _ => Err(ApiError::bad_request(format!(
+            "invalid service request \"{text}\""
+        ))),
+    }
+}
+
+#[async_trait]
+impl Connector for PodProxy {
+    async fn connect(
+        &self,
+        context: &RequestContext,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let target = target(&context.info.name)?;
+        let pods = GroupResource::new("", "pods");
+        let pod = context
+            .objects
+            .get(&pods, &context.info.namespace, target.name)
+            .await?
+            .ok_or_else(|| ApiError::not_found(&pods, target.name))?;
+        let port = if target.port.is_empty() {
+            first_container_port(&pod)
+        } else {
+            target
+                .port
+                .parse()
+                .map_err(|_| ApiError::bad_request(format!("invalid port \"{}\"", target.port)))?
+        };
+        let address = proxyable(object::text(&pod, "/status/podIP"))?;
+        let backend = Backend {
+            address,
+            port,
+            tls: None,
+        };
+        let path = rest(context, &request);
+        backend.forward(request, &path).await
+    }
+}
+
+#[async_trait]
+impl Connector for ServiceProxy {
+    async fn connect(
+        &self,
+        context: &RequestContext,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let target = target(&context.info.name)?;
+        let (address, port) = ready_endpoint(context, &target).await?;
+        let backend = Backend {
+            address,
+            port,
+            tls: None,
+        };
+        let path = rest(context, &request);
+        backend.forward(request, &path).await
+    }
+}
+
+#[async_trait]
+impl Connector for NodeProxy {
+    async fn connect(
+        &self,
+        context: &RequestContext,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let target = target(&context.info.name)?;
+        let backend = node_backend(context, target.name, self.tls.clone()).await?;
+        let path = rest(context, &request);
+        backend.forward(request, &path).await
+    }
+}
+
+/// The path behind `/proxy`, still encoded as the client sent it, and the
+/// query.
+fn rest(context: &RequestContext, request: &Request<Body>) -> String {
+    let mut path = String::from("/");
+    for (index, part) in context.info.tail.split('/').enumerate() {
+        if index > 0 {
+            path.push('/');
+        }
+        super::kubelet::percent_encode_path(part, &mut path);
+    }
+    if let Some(query) = request.uri().query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    path
+}
+
+fn first_container_port(pod: &Value) -> u16 {
+    object::items(pod, "/spec/containers")
+        .iter()
+        .flat_map(|container| object::items(container, "/ports"))
+        .find_map(|port| u16::try_from(port.get("containerPort")?.as_u64()?).ok())
+        .unwrap_or(80)
+}
+
+/// An address that a tenant may be sent to: never this machine itself, nor
+/// link-local ones, where clouds keep their metadata (upstream's
+/// `IsProxyableIP`).
+fn proxyable(text: &str) -> Result<IpAddr, ApiError> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| ApiError::new(Reason::ServiceUnavailable, "address not allowed"))?;
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    if local || address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+        return Err(ApiError::bad_request("address not allowed"));
+    }
+    Ok(address)
+}
+
+async fn ready_endpoint(
+    context: &RequestContext,
+    target: &Target<'_>,
+) -> Result<(IpAddr, u16), ApiError> {
+    let namespace = context.info.namespace.as_str();
+    let services = GroupResource::new("", "services");
+    let service = context
+        .objects
+        .get(&services, namespace, target.name)
+        .await?
+        .ok_or_else(|| ApiError::not_found(&services, target.name))?;
+    let port_name = service_port(&service, target)?;
+    let slices = context
+        .objects
+        .list(
+            &GroupResource::new("discovery.k8s.io", "endpointslices"),
+            namespace,
+        )
+        .await?;
+    let ours = slices
+        .iter()
+        .filter(|s| object::label(s, "kubernetes.io/service-name") == Some(target.name));
+    for slice in ours {
+        let port = object::items(slice, "/ports")
+            .iter()
+            .find(|p| object::text(p, "/name") == port_name)
+            .and_then(|p| u16::try_from(p.get("port")?.as_u64()?).ok());
+        let ready = object::items(slice, "/endpoints")
+            .iter()
+            .find(|e| e.pointer("/conditions/ready") != Some(&Value::Bool(false)))
+            .and_then(|e| e.pointer("/addresses/0")?.as_str());
+        if let (Some(port), Some(address)) = (port, ready) {
+            return Ok((proxyable(address)?, port));
+        }
+    }
+    Err(ApiError::new(
+        Reason::ServiceUnavailable,
+        format!("no endpoints available for service \"{}\"", target.name),
+    ))
+}
+
+/// The name of the service's port that a request means.
+fn service_port(service: &Value, target: &Target<'_>) -> Result<String, ApiError> {
+    let ports = object::items(service, "/spec/ports");
+    let found = match target.port {
+        "" if ports.len() == 1 => ports.first(),
+        "" => None,
+        wanted => ports.iter().find(|port| {
+            object::text(port, "/name") == wanted
+                || port.get("port").is_some_and(|p| p.to_string() == wanted)
+        }),
+    };
+    found
+        .map(|port| object::text(port, "/name").to_owned())
+        .ok_or_else(|| {
+            ApiError::new(
+                Reason::ServiceUnavailable,
+                format!(
+                    "no service port \"{}\" found for service \"{}\"",
+                    target.port, target.name
+                ),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_name_and_port() {
+        for (text, name, port) in [
+            ("a", "a", ""),
+            ("a:80", "a", "80"),
+            ("http:a:web", "a", "web"),
+            ("http:a", "a", ""),
+        ] {
+            assert_eq!(target(text).unwrap(), Target { name, port });
+        }
+        assert!(target("a:b:c:d").is_err());
+    }
+
+    #[test]
+    fn nobody_is_sent_to_metadata_services_or_to_this_machine() {
+        for bad in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+            "",
+        ] {
+            assert!(proxyable(bad).is_err(), "{bad}");
+        }
+        assert!(proxyable("10.1.2.3").is_ok());
+    }
+}
