@@ -89,8 +89,6 @@ struct Initial {
 }
 
 struct Watching {
-    /// What goes out first.
-    ready: Bytes,
     storage: Arc<Storage>,
     resource: Arc<Resource>,
     filter: Filter,
@@ -177,8 +175,7 @@ pub async fn watch(
     let timeout = options
         .timeout
         .unwrap_or_else(|| MIN_TIMEOUT.mul_f64(1.0 + rand::random::<f64>()));
-    let mut watching = Watching {
-        ready: Bytes::new(),
+    let watching = Watching {
         storage,
         resource,
         filter,
@@ -194,11 +191,6 @@ pub async fn watch(
         stop,
         _permit: permit,
     };
-    // The state is that of the moment when the watch begins, not of the moment
-    // when the client reads.
-    if let Some(initial) = watching.initial.take() {
-        watching.ready = watching.initial_page(initial).await?;
-    }
     let lines = stream::unfold(watching, |mut watching| async move {
         let line = watching.next().await?;
         Some((Ok::<_, BoxError>(line), watching))
@@ -232,9 +224,6 @@ impl Watching {
     }
 
     async fn step(&mut self) -> Result<Option<Bytes>, ApiError> {
-        if !self.ready.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.ready)));
-        }
         while let Some(initial) = self.initial.take() {
             let bytes = self.initial_page(initial).await?;
             if !bytes.is_empty() {

@@ -7,13 +7,3 @@ mod support;
 mod basics;
 #[cfg(test)]
 mod builtin;
-#[cfg(test)]
-mod listener;
-#[cfg(test)]
-mod lists;
-#[cfg(test)]
-mod patches;
-#[cfg(test)]
-mod special;
-#[cfg(test)]
-mod watches;

@@ -39,9 +39,9 @@ pub fn kinds() -> Vec<Kind> {
         kind: None,
         verbs: STATUS,
     };
-    let create = |name, kind| Subresource {
+    let create = |name| Subresource {
         name,
-        kind: Some(kind),
+        kind: None,
         verbs: &[Verb::Create],
     };
     vec![
@@ -50,11 +50,8 @@ pub fn kinds() -> Vec<Kind> {
             strategy: Arc::new(Pods),
             subresources: vec![
                 sub("status"),
-                create("binding", GroupVersionKind::new("", "v1", "Binding")),
-                create(
-                    "eviction",
-                    GroupVersionKind::new("policy", "v1", "Eviction"),
-                ),
+                create("binding"),
+                create("eviction"),
                 sub("ephemeralcontainers"),
             ],
             ..Kind::plain(GroupVersionKind::new("", "v1", "Pod"), "pods")
@@ -66,13 +63,7 @@ pub fn kinds() -> Vec<Kind> {
             ..Kind::plain(GroupVersionKind::new("", "v1", "Namespace"), "namespaces")
         },
         Kind {
-            subresources: vec![
-                sub("status"),
-                Subresource {
-                    kind: Some(GroupVersionKind::new("autoscaling", "v1", "Scale")),
-                    ..sub("scale")
-                },
-            ],
+            subresources: vec![sub("status"), sub("scale")],
             ..Kind::plain(
                 GroupVersionKind::new("apps", "v1", "Deployment"),
                 "deployments",
