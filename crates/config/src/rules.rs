@@ -74,6 +74,46 @@ pub fn host_rules(config: &Config) -> Vec<PolicyRule> {
     rules
 }
 
+/// Those of `rules` that Kubernetes' own `admin` role holds too, so that who
+/// owns just a namespace may grant them. What is left out: writing endpoints
+/// (which upstream took from the role, CVE-2021-25740) and subresources of pods
+/// that only change running ones.
+pub fn within_admin(rules: &[PolicyRule]) -> Vec<PolicyRule> {
+    const BEYOND: &[&str] = &[
+        "endpoints",
+        "endpointslices",
+        "pods/status",
+        "pods/ephemeralcontainers",
+        "pods/resize",
+    ];
+    let mut within = Vec::new();
+    for rule in rules {
+        let (beyond, held): (Vec<&str>, Vec<&str>) = rule
+            .resources
+            .iter()
+            .partition(|resource| BEYOND.contains(resource));
+        if !held.is_empty() {
+            within.push(PolicyRule {
+                resources: held,
+                ..rule.clone()
+            });
+        }
+        let readable: Vec<&str> = beyond
+            .into_iter()
+            .filter(|resource| !resource.contains('/'))
+            .collect();
+        if !readable.is_empty() {
+            let verbs = READ.to_vec();
+            within.push(PolicyRule {
+                resources: readable,
+                verbs,
+                ..rule.clone()
+            });
+        }
+    }
+    within
+}
+
 /// What it needs in the whole host cluster; empty, and then no ClusterRole is
 /// made, unless a feature that shows cluster-scoped objects is on.
 pub fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
@@ -97,6 +137,19 @@ pub fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespaces_admin_can_grant_the_lesser_rules() {
+        let within = within_admin(&host_rules(&Config::default()));
+        for rule in &within {
+            for resource in &rule.resources {
+                assert!(!["pods/status", "pods/resize"].contains(resource));
+                let writes = rule.verbs.contains(&"create");
+                assert!(!(writes && resource.starts_with("endpoint")), "{rule:?}");
+            }
+        }
+        assert!(within.iter().any(|rule| rule.resources.contains(&"pods")));
+    }
 
     #[test]
     fn by_default_nothing_cluster_wide_and_no_node_proxy() {

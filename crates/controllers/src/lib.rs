@@ -33,5 +33,5 @@ mod statefulset;
 mod tenancy;
 
 pub use error::Error;
-pub use run::{Options, Selection, run, run_scheduler};
+pub use run::{Options, Selection, names, run, run_scheduler};
 pub use scheduler::SchedulerOptions;

@@ -91,6 +91,11 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("garbage-collector", gc::start),
 ];
 
+/// The names of all controllers, for a [`Selection`].
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, _)| *name)
+}
+
 /// Runs the selected controllers until `shutdown`.
 ///
 /// # Errors

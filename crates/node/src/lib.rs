@@ -16,6 +16,8 @@ mod node_object;
 mod pod;
 mod probes;
 mod quantity;
+mod teardown;
 mod volumes;
 
 pub use agent::{Error, NodeConfig, run};
+pub use teardown::{TeardownError, teardown};

@@ -136,6 +136,14 @@ fn sysctl(name: &str, required: bool) -> Result<(), NetworkError> {
     })
 }
 
+/// Removes a table of rules; one that is not there is removed already.
+pub async fn delete_table(name: &str) -> Result<(), NetworkError> {
+    match run("nft", &["delete", "table", "ip", name]).await {
+        Err(error) if !error.to_string().contains("No such file") => Err(error),
+        _ => Ok(()),
+    }
+}
+
 async fn ip(arguments: &[&str]) -> Result<(), NetworkError> {
     run("ip", arguments).await
 }

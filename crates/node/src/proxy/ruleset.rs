@@ -19,6 +19,9 @@ use crate::network::{NetworkError, Range};
 /// Kubernetes' own proxy uses.
 const MARK: &str = "0x4000";
 
+/// The agent's own table of rules.
+pub const TABLE: &str = "coracle-node";
+
 /// What the rules need to know of the node.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -38,7 +41,7 @@ impl Settings {
     /// The settings that follow from the agent's.
     pub fn new(config: &NodeConfig) -> Result<Self, NetworkError> {
         Ok(Self {
-            table: "coracle-node".to_owned(),
+            table: TABLE.to_owned(),
             pod_cidr: Range::parse("pod CIDR", &config.pod_cidr)?.to_string(),
             service_cidr: Range::parse("service CIDR", &config.service_cidr)?.to_string(),
             bridge: config.bridge.clone(),
