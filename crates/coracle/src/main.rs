@@ -1,3 +1,5 @@
 //! Virtual Kubernetes clusters.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    coracle_cli::main()
+}

@@ -1,1 +1,14 @@
-//! Composition root: from configuration to running roles, readiness and shutdown order.
+//! Composition root: from configuration to running roles, their readiness and
+//! the order in which they stop. Nothing here prints.
+
+pub mod control_plane;
+pub mod host;
+pub mod node;
+pub mod pki_dir;
+pub mod syncer;
+
+mod api;
+mod clients;
+mod error;
+
+pub use error::Error;

@@ -1,0 +1,408 @@
+//! `coracle connect`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use coracle_config::names;
+use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Api, Client, Config};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::Environment;
+use crate::error::{CliError, Result};
+use crate::host::{Host, virtual_context};
+use crate::kubeconfig::Entry;
+use crate::output::{Output, data};
+use crate::tenants;
+
+/// How long to wait for the credentials of a virtual cluster that is starting.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a direct connection to the Service may take before a forwarded
+/// port is used in its place.
+const DIRECT_TIMEOUT: Duration = Duration::from_millis(700);
+/// How long a forwarded port may take until the API answers through it.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it is asked meanwhile.
+const FORWARD_INTERVAL: Duration = Duration::from_millis(50);
+/// The port of the virtual API server in its pod.
+const API_PORT: u16 = 8443;
+/// The key of the published kubeconfig in its Secret.
+const KUBECONFIG_KEY: &str = "config";
+/// The extension of a cluster entry that remembers its forwarding process.
+const FORWARD_EXTENSION: &str = "coracle.dev/port-forward";
+
+/// Switch to a virtual cluster, or run a command against it
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  coracle connect team-a
+  coracle connect team-a -- kubectl get pods -A
+  coracle connect team-a --print > team-a.kubeconfig")]
+pub struct Connect {
+    /// The name of the virtual cluster
+    name: String,
+    /// The host namespace that carries it
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Print a kubeconfig and change nothing
+    #[arg(long, conflicts_with = "command")]
+    print: bool,
+    /// The server's URL to write, in place of one that is found to work
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Forward this local port to the virtual cluster until stopped
+    #[arg(long, hide = true, value_name = "PORT")]
+    forward_on: Option<u16>,
+    /// A command to run with a temporary kubeconfig; its exit code is returned
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Connect {
+    /// Runs the command; with `-- COMMAND`, the exit status is the command's.
+    ///
+    /// # Errors
+    /// If the virtual cluster is not there or does not answer.
+    pub async fn run(self, environment: &Environment) -> Result<Option<ExitStatus>> {
+        let host = environment.host().await?;
+        let found = tenants::find(&host, &self.name, self.namespace.as_deref()).await?;
+        if found.status() == "Paused" {
+            return Err(
+                CliError::failure(format!("the virtual cluster {} is paused", self.name)).hint(
+                    format!(
+                        "`kubectl scale statefulset {} --replicas=1 -n {}` starts it",
+                        names::stateful_set(&self.name),
+                        found.namespace
+                    ),
+                ),
+            );
+        }
+        if let Some(port) = self.forward_on {
+            return forward_until_gone(&host, &self.name, &found.namespace, port)
+                .await
+                .map(|()| None);
+        }
+        if self.print || !self.command.is_empty() {
+            let mut entry = credentials(&host, &self.name, &found.namespace).await?;
+            let forward = self
+                .route(&host, &found.namespace, &mut entry, !self.print)
+                .await?;
+            if self.print {
+                data(&entry.to_yaml());
+                return Ok(None);
+            }
+            let status = run_with(&entry, &self.command).await;
+            drop(forward);
+            return status.map(Some);
+        }
+        match &self.server {
+            None => switch(environment, &host, &self.name, &found.namespace).await?,
+            Some(url) => {
+                let mut entry = credentials(&host, &self.name, &found.namespace).await?;
+                entry.cluster["server"] = json!(url);
+                finish(environment, &entry)?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sets the server of an entry that is not kept: the URL given, the direct
+    /// one, or (with `forward`) a port forwarded by this very process.
+    async fn route(
+        &self,
+        host: &Host,
+        namespace: &str,
+        entry: &mut Entry,
+        forward: bool,
+    ) -> Result<Option<tokio::task::JoinHandle<()>>> {
+        if let Some(url) = &self.server {
+            entry.cluster["server"] = json!(url);
+            return Ok(None);
+        }
+        if let Some(url) = direct_url(host, &self.name, namespace, entry).await {
+            entry.cluster["server"] = json!(url);
+            return Ok(None);
+        }
+        if !forward {
+            return Ok(None);
+        }
+        let listener = listen(0).await?;
+        let port = listener.local_addr().map_or(0, |address| address.port());
+        let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
+        let task = tokio::spawn(forward_connections(listener, pods, names::pod(&self.name)));
+        entry.cluster["server"] = json!(format!("https://127.0.0.1:{port}"));
+        Ok(Some(task))
+    }
+}
+
+/// Writes the context of a virtual cluster and makes it current.
+///
+/// # Errors
+/// If its credentials do not appear or its API does not answer.
+pub async fn switch(environment: &Environment, host: &Host, name: &str, namespace: &str) -> Result {
+    let progress = environment
+        .output
+        .progress(&format!("Connecting to virtual cluster {name}"));
+    let mut entry = credentials(host, name, namespace).await?;
+    match direct_url(host, name, namespace, &entry).await {
+        Some(url) => entry.cluster["server"] = json!(url),
+        None => start_forward(environment, host, name, namespace, &mut entry).await?,
+    }
+    drop(progress);
+    finish(environment, &entry)
+}
+
+fn finish(environment: &Environment, entry: &Entry) -> Result {
+    let files = environment.files()?;
+    if let Some(old) = forward_pid(&files.read()?, &entry.name) {
+        if forward_pid_of(&entry.cluster) != Some(old) {
+            stop_forward(old);
+        }
+    }
+    files.put(entry, true)?;
+    let output = &environment.output;
+    output.done(&format!("Switched active kube context to {}", entry.name));
+    output.hint("`coracle disconnect` returns to the previous kube context");
+    output.hint("`kubectl get namespaces` accesses the virtual cluster");
+    Ok(())
+}
+
+/// The published credentials, as the entry that `connect` writes.
+async fn credentials(host: &Host, name: &str, namespace: &str) -> Result<Entry> {
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
+    let secret_name = names::kubeconfig_secret(name);
+    let missing = || {
+        CliError::failure(format!(
+            "the virtual cluster {name} has published no credentials"
+        ))
+        .because(format!(
+            "the secret {secret_name} in namespace {namespace} is not there"
+        ))
+        .hint(format!(
+            "`kubectl logs {} -c syncer -n {namespace}` may tell why",
+            names::pod(name)
+        ))
+    };
+    let waiting = async {
+        let mut seen = std::pin::pin!(watcher::watch_object(secrets.clone(), &secret_name));
+        while let Some(secret) = seen.try_next().await? {
+            let text = secret.and_then(|s| s.data?.remove(KUBECONFIG_KEY));
+            if let Some(text) = text {
+                return Ok(Some(text.0));
+            }
+        }
+        Ok::<_, watcher::Error>(None)
+    };
+    let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, waiting)
+        .await
+        .map_err(|_| missing())?;
+    let bytes = found
+        .map_err(|error| {
+            CliError::failure(format!("cannot read the secret {secret_name}")).because(error)
+        })?
+        .ok_or_else(missing)?;
+    let context = virtual_context(name, namespace, &host.context);
+    Entry::from_kubeconfig(&String::from_utf8_lossy(&bytes), &context)
+}
+
+/// The Service's own address, if the API answers there from this machine.
+async fn direct_url(host: &Host, name: &str, namespace: &str, entry: &Entry) -> Option<String> {
+    let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
+    let service = services.get(&names::service(name)).await.ok()?;
+    let address = service.spec?.cluster_ip?;
+    let url = format!("https://{address}:443");
+    tokio::time::timeout(DIRECT_TIMEOUT, answers(entry, &url))
+        .await
+        .ok()?
+        .then_some(url)
+}
+
+/// True if the virtual API server, and none other, answers at a URL.
+async fn answers(entry: &Entry, url: &str) -> bool {
+    let mut entry = entry.clone();
+    entry.cluster["server"] = json!(url);
+    let Ok(kubeconfig) = Kubeconfig::from_yaml(&entry.to_yaml()) else {
+        return false;
+    };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let Ok(client) = config
+        .map_err(drop)
+        .and_then(|c| Client::try_from(c).map_err(drop))
+    else {
+        return false;
+    };
+    let request = http::Request::get("/readyz")
+        .body(Vec::new())
+        .expect("a constant request");
+    client.request_text(request).await.is_ok()
+}
+
+/// Starts a process of its own that forwards a port, and remembers it.
+async fn start_forward(
+    environment: &Environment,
+    host: &Host,
+    name: &str,
+    namespace: &str,
+    entry: &mut Entry,
+) -> Result {
+    let failed =
+        |error: std::io::Error| CliError::failure("cannot start forwarding a port").because(error);
+    let port = listen(0).await?.local_addr().map_err(failed)?.port();
+    let mut command = std::process::Command::new(std::env::current_exe().map_err(failed)?);
+    command.args(["connect", name, "-n", namespace, "--context", &host.context]);
+    command.arg(format!("--forward-on={port}"));
+    if let Some(file) = &environment.global.kubeconfig {
+        command.arg("--kubeconfig").arg(file);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    let child = command.spawn().map_err(failed)?;
+    let url = format!("https://127.0.0.1:{port}");
+    let ready = async {
+        while !answers(entry, &url).await {
+            tokio::time::sleep(FORWARD_INTERVAL).await;
+        }
+    };
+    if tokio::time::timeout(FORWARD_TIMEOUT, ready).await.is_err() {
+        stop_forward(child.id());
+        return Err(CliError::failure(format!(
+            "the virtual cluster {name} does not answer through a forwarded port"
+        ))
+        .hint(format!(
+            "`kubectl get pod {} -n {namespace}` shows its state",
+            names::pod(name)
+        )));
+    }
+    entry.cluster["server"] = json!(url);
+    entry.cluster["extensions"] =
+        json!([{"name": FORWARD_EXTENSION, "extension": {"pid": child.id()}}]);
+    Ok(())
+}
+
+/// The forwarding process of a context, if it has one.
+pub fn forward_pid(kubeconfig: &serde_json::Value, context: &str) -> Option<u32> {
+    let clusters = kubeconfig.get("clusters")?.as_array()?;
+    let entry = clusters
+        .iter()
+        .find(|c| c.get("name").is_some_and(|n| n == context))?;
+    forward_pid_of(entry.get("cluster")?)
+}
+
+fn forward_pid_of(cluster: &serde_json::Value) -> Option<u32> {
+    let extensions = cluster.get("extensions")?.as_array()?;
+    let ours = extensions
+        .iter()
+        .find(|e| e.get("name").is_some_and(|n| n == FORWARD_EXTENSION))?;
+    u32::try_from(ours.pointer("/extension/pid")?.as_u64()?).ok()
+}
+
+/// Stops a forwarding process, if that number still is one.
+pub fn stop_forward(pid: u32) {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let ours = command
+        .split(|b| *b == 0)
+        .any(|a| a.starts_with(b"--forward-on="));
+    if let (true, Ok(pid)) = (ours, i32::try_from(pid)) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+    }
+}
+
+async fn listen(port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| CliError::failure(format!("cannot listen on {address}")).because(error))
+}
+
+/// Forwards until the virtual cluster is deleted.
+async fn forward_until_gone(host: &Host, name: &str, namespace: &str, port: u16) -> Result {
+    let listener = listen(port).await?;
+    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
+    let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
+    let service = names::service(name);
+    let gone = kube::runtime::wait::await_condition(
+        services,
+        &service,
+        kube::runtime::wait::conditions::is_deleted(""),
+    );
+    tokio::select! {
+        () = forward_connections(listener, pods, names::pod(name)) => Ok(()),
+        result = gone => result.map(drop).map_err(|error| {
+            CliError::failure("lost the host cluster").because(error)
+        }),
+    }
+}
+
+async fn forward_connections(listener: TcpListener, pods: Api<Pod>, pod: String) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (pods, pod) = (pods.clone(), pod.clone());
+        tokio::spawn(async move {
+            let mut forwarder = match pods.portforward(&pod, &[API_PORT]).await {
+                Ok(forwarder) => forwarder,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot forward");
+                    return;
+                }
+            };
+            if let Some(mut remote) = forwarder.take_stream(API_PORT) {
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut remote).await;
+            }
+        });
+    }
+}
+
+/// Runs a command with a kubeconfig of this entry alone.
+async fn run_with(entry: &Entry, command: &[String]) -> Result<ExitStatus> {
+    let failed = |error: std::io::Error| {
+        CliError::failure("cannot write a temporary kubeconfig").because(error)
+    };
+    let directory = std::env::temp_dir().join(format!("coracle-{}", std::process::id()));
+    std::fs::DirBuilder::new()
+        .mode_private()
+        .create(&directory)
+        .map_err(failed)?;
+    let file = directory.join("kubeconfig");
+    let written = std::fs::write(&file, entry.to_yaml()).map_err(failed);
+    let (program, arguments) = command.split_first().expect("clap gives at least one word");
+    let status = match written {
+        Ok(()) => tokio::process::Command::new(program)
+            .args(arguments)
+            .env("KUBECONFIG", &file)
+            .status()
+            .await
+            .map_err(|error| CliError::usage(format!("cannot run {program:?}")).because(error)),
+        Err(error) => Err(error),
+    };
+    let _ = std::fs::remove_dir_all(&directory);
+    status
+}
+
+trait PrivateDir {
+    fn mode_private(&mut self) -> &mut Self;
+}
+
+impl PrivateDir for std::fs::DirBuilder {
+    fn mode_private(&mut self) -> &mut Self {
+        use std::os::unix::fs::DirBuilderExt as _;
+        self.mode(0o700)
+    }
+}
+
+/// Tells that the current context is no virtual cluster's.
+pub fn not_connected(output: &Output, context: &str) {
+    output.info(&format!(
+        "{context} is no virtual cluster's context; nothing to do"
+    ));
+}

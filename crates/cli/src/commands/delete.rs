@@ -1,0 +1,279 @@
+//! `coracle delete`.
+
+use std::time::Duration;
+
+use clap::Args;
+use coracle_config::{marks, names};
+use futures::TryStreamExt as _;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy};
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use super::{Environment, connect};
+use crate::error::{CliError, Result, from_kube};
+use crate::host::{Host, virtual_context};
+use crate::objects::{is_absent, is_forbidden};
+use crate::tenants::{self, is_own_namespace};
+
+/// Delete a virtual cluster and everything that it has on the host
+#[derive(Args, Debug)]
+#[command(
+    visible_alias = "rm",
+    after_help = "Examples:
+  coracle delete team-a
+  coracle delete team-a -n tenants --keep-pvc"
+)]
+pub struct Delete {
+    /// The name of the virtual cluster
+    name: String,
+    /// The host namespace that carries it
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Keep the claim that holds its data
+    #[arg(long)]
+    keep_pvc: bool,
+    /// How long to wait until everything is gone, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+impl Delete {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// If there is no such virtual cluster, or the host refuses.
+    pub async fn run(self, environment: &Environment) -> Result {
+        let host = environment.host().await?;
+        let found = tenants::find(&host, &self.name, self.namespace.as_deref()).await?;
+        let namespace = found.namespace.as_str();
+        let mut progress = environment
+            .output
+            .progress(&format!("Deleting virtual cluster {}", self.name));
+        remove_set(&host, namespace, &self.name).await?;
+        let deadline = Duration::from_secs(self.timeout);
+        // The syncer must be gone before its objects are, or it would make
+        // them anew.
+        let all = async {
+            let pod = names::pod(&self.name);
+            wait_gone::<Pod>(
+                &host,
+                namespace,
+                &format!("app={},release={}", marks::APP, self.name),
+            )
+            .await?;
+            progress.set(&format!("{pod} has ended; removing what it left"));
+            remove_rest(&host, namespace, &self.name, self.keep_pvc).await
+        };
+        tokio::time::timeout(deadline, all).await.map_err(|_| {
+            CliError::failure(format!(
+                "the virtual cluster {} was not gone after {} s",
+                self.name, self.timeout
+            ))
+            .hint(format!(
+                "`kubectl get pods -n {namespace}` shows what is left; run the command again"
+            ))
+        })??;
+        drop(progress);
+        self.forget(environment, &host, namespace)?;
+        remove_namespace(environment, &host, namespace).await?;
+        environment.output.done(&format!(
+            "Deleted virtual cluster {} from namespace {namespace}",
+            self.name
+        ));
+        Ok(())
+    }
+
+    /// Removes the context, and the forwarding process if there is one.
+    fn forget(&self, environment: &Environment, host: &Host, namespace: &str) -> Result {
+        let files = environment.files()?;
+        let context = virtual_context(&self.name, namespace, &host.context);
+        if let Some(pid) = connect::forward_pid(&files.read()?, &context) {
+            connect::stop_forward(pid);
+        }
+        files.remove(&context, Some(&host.context))
+    }
+}
+
+async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {
+    let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
+    let parameters = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        ..DeleteParams::default()
+    };
+    match sets.delete(&names::stateful_set(name), &parameters).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(from_kube("delete the StatefulSet")(error)),
+    }
+}
+
+/// Removes everything that carries the virtual cluster's mark, then its
+/// Service, and waits until the last of it has gone.
+async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -> Result {
+    let synced = format!("{}={name}", marks::MANAGED_BY);
+    let own = format!("app={},release={name}", marks::APP);
+    remove_all::<Pod>(host, namespace, &synced).await?;
+    remove_all::<Service>(host, namespace, &synced).await?;
+    remove_all::<ConfigMap>(host, namespace, &synced).await?;
+    remove_all::<Secret>(host, namespace, &synced).await?;
+    remove_all::<Endpoints>(host, namespace, &synced).await?;
+    remove_all::<EndpointSlice>(host, namespace, &synced).await?;
+    if !keep_pvc {
+        remove_all::<PersistentVolumeClaim>(host, namespace, &synced).await?;
+        remove_all::<PersistentVolumeClaim>(host, namespace, &own).await?;
+    }
+    remove_named::<Secret>(host, namespace, &names::kubeconfig_secret(name)).await?;
+    remove_named::<Secret>(host, namespace, &names::certs_secret(name)).await?;
+    for selector in [&synced, &own] {
+        wait_gone::<Pod>(host, namespace, selector).await?;
+    }
+    // The owner of all the rest goes last, so that a delete that was cut short
+    // can be repeated.
+    remove_all::<Service>(host, namespace, &own).await?;
+    for selector in [&synced, &own] {
+        wait_gone::<Service>(host, namespace, selector).await?;
+        wait_gone::<Secret>(host, namespace, selector).await?;
+        wait_gone::<ConfigMap>(host, namespace, selector).await?;
+    }
+    wait_gone::<ServiceAccount>(host, namespace, &own).await?;
+    wait_gone::<k8s_openapi::api::rbac::v1::Role>(host, namespace, &own).await
+}
+
+trait Kind:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + DeserializeOwned
+    + std::fmt::Debug
+    + Send
+    + 'static
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static
+{
+}
+
+async fn remove_all<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
+    let doing = format!("delete the virtual cluster's {}", K::plural(&()));
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    let list = match api
+        .list_metadata(&ListParams::default().labels(selector))
+        .await
+    {
+        Ok(list) => list,
+        // What may not be read was not made with these rights either.
+        Err(error) if is_forbidden(&error) || is_absent(&error) => return Ok(()),
+        Err(error) => return Err(from_kube(&doing)(error)),
+    };
+    for object in list {
+        let preconditions = Some(Preconditions {
+            uid: object.uid(),
+            resource_version: None,
+        });
+        let parameters = DeleteParams {
+            preconditions,
+            ..DeleteParams::background()
+        };
+        match api.delete(&object.name_any(), &parameters).await {
+            Ok(_) => {}
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(from_kube(&doing)(error)),
+        }
+    }
+    Ok(())
+}
+
+async fn remove_named<K: Kind>(host: &Host, namespace: &str, name: &str) -> Result {
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    match api.delete(name, &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(from_kube(&format!("delete {name}"))(error)),
+    }
+}
+
+/// Waits until no object matches. Watches, so that it ends at once.
+async fn wait_gone<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    match api
+        .list_metadata(&ListParams::default().labels(selector))
+        .await
+    {
+        Ok(list) if list.items.is_empty() => return Ok(()),
+        Err(error) if is_forbidden(&error) || is_absent(&error) => return Ok(()),
+        _ => {}
+    }
+    let metadata: Api<PartialObjectMeta<K>> = Api::namespaced(host.client.clone(), namespace);
+    let configuration = watcher::Config::default().labels(selector);
+    let mut present = std::collections::HashSet::new();
+    let mut events = std::pin::pin!(watcher(metadata, configuration).default_backoff());
+    loop {
+        let event = events.try_next().await.map_err(|error| {
+            CliError::failure(format!("cannot watch {}", K::plural(&()))).because(error)
+        })?;
+        let complete = match event {
+            None => return Ok(()),
+            Some(watcher::Event::Init) => {
+                present.clear();
+                false
+            }
+            Some(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                present.insert(object.uid());
+                false
+            }
+            Some(watcher::Event::Delete(object)) => {
+                present.remove(&object.uid());
+                true
+            }
+            Some(watcher::Event::InitDone) => true,
+        };
+        if complete && present.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes a namespace that `create` made, once nobody uses it.
+async fn remove_namespace(environment: &Environment, host: &Host, namespace: &str) -> Result {
+    let namespaces: Api<Namespace> = Api::all(host.client.clone());
+    let Ok(object) = namespaces.get(namespace).await else {
+        return Ok(());
+    };
+    if !is_own_namespace(&object) {
+        return Ok(());
+    }
+    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
+    let in_use = !tenants::list(host, Some(namespace)).await?.is_empty()
+        || pods
+            .list_metadata(&ListParams::default())
+            .await
+            .map_or(true, |l| !l.items.is_empty());
+    if in_use {
+        return Ok(());
+    }
+    match namespaces.delete(namespace, &DeleteParams::default()).await {
+        Ok(_) => environment
+            .output
+            .info(&format!("Deleted namespace {namespace}")),
+        Err(error) if is_absent(&error) => {}
+        Err(error) => {
+            return Err(from_kube(&format!("delete the namespace {namespace}"))(
+                error,
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,396 @@
+//! `coracle host`: the embedded host cluster of this machine.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand, ValueEnum};
+use coracle_image::{ImageStore, Reference};
+use coracle_server::host::{
+    self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_PORT, HostOptions, Layout, Progress,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Environment;
+use crate::error::{CliError, Result};
+use crate::kubeconfig::Entry;
+use crate::output::data;
+
+/// How long a host may take to stop all its pods.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often to look whether it has stopped.
+const DOWN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Run a host cluster on this machine
+#[derive(Args, Debug)]
+pub struct HostCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Start the host cluster and switch the kubeconfig to it (needs root)
+    #[command(after_help = "Examples:\n  coracle host up\n  coracle host up --port 7443")]
+    Up(Settings),
+    /// Stop the host cluster with all its pods; its data stays
+    #[command(after_help = "Examples:\n  coracle host down\n  coracle host down --purge")]
+    Down(Down),
+    /// Show whether the host cluster runs
+    Status(Status),
+    /// Load an image, so that pods of the host can use it
+    #[command(after_help = "Examples:
+  coracle host load-image app.tar
+  coracle host load-image app.tar --name docker.io/library/app:1")]
+    LoadImage(LoadImage),
+    /// Run the host cluster in the foreground (`up` does this in the background)
+    #[command(hide = true)]
+    Run(Settings),
+}
+
+#[derive(Args, Clone, Debug)]
+struct DataDir {
+    /// Where the host keeps its data
+    #[arg(long, default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Settings {
+    #[command(flatten)]
+    data: DataDir,
+    /// The port of the API server on loopback
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+    /// The name of the node [default: the machine's host name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct Down {
+    #[command(flatten)]
+    data: DataDir,
+    /// Remove all data too: the cluster's objects, images and keys
+    #[arg(long)]
+    purge: bool,
+}
+
+#[derive(Args, Debug)]
+struct Status {
+    #[command(flatten)]
+    data: DataDir,
+    /// The form of output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: StatusFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum StatusFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+#[derive(Args, Debug)]
+struct LoadImage {
+    #[command(flatten)]
+    data: DataDir,
+    /// An OCI image archive
+    file: PathBuf,
+    /// The image's name, in place of the one in the archive
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl HostCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// With nothing left running if the host cannot be started.
+    pub async fn run(self, environment: &Environment) -> Result {
+        match self.action {
+            Action::Up(settings) => up(environment, &settings),
+            Action::Down(arguments) => down(environment, &arguments).await,
+            Action::Status(arguments) => status(environment, &arguments),
+            Action::LoadImage(arguments) => load_image(environment, &arguments),
+            Action::Run(settings) => run(&settings).await,
+        }
+    }
+}
+
+fn up(environment: &Environment, settings: &Settings) -> Result {
+    let started = Instant::now();
+    let layout = Layout::new(&absolute(&settings.data.data_dir)?);
+    if let Some(pid) = host::running(&layout) {
+        environment
+            .output
+            .info(&format!("the host is running already (process {pid})"));
+        return write_context(environment, &layout);
+    }
+    host::check_requirements(settings.port)?;
+    let mut progress = environment.output.progress("Starting the host cluster");
+    let failed = |error: std::io::Error| CliError::failure("cannot start the host").because(error);
+    std::fs::create_dir_all(layout.logs()).map_err(failed)?;
+    let log = layout.logs().join("supervisor.log");
+    let log_file = std::fs::File::create(&log).map_err(failed)?;
+    let mut child = supervisor(settings, &layout, log_file).map_err(failed)?;
+    let output = child.stdout.take().expect("standard output was piped");
+    let mut failure = None;
+    let mut ready = false;
+    for line in BufReader::new(output)
+        .lines()
+        .map_while(std::io::Result::ok)
+    {
+        match serde_json::from_str::<Value>(&line) {
+            Ok(message) if message.get("ready").is_some() => {
+                ready = true;
+                break;
+            }
+            Ok(message) if message.get("error").is_some() => failure = Some(message),
+            Ok(message) => progress.set(message["step"].as_str().unwrap_or_default()),
+            Err(_) => {}
+        }
+    }
+    drop(progress);
+    if !ready {
+        let _ = child.wait();
+        return Err(startup_failure(failure, &log));
+    }
+    write_context(environment, &layout)?;
+    environment.output.done(&format!(
+        "The host cluster is ready after {:.1} s; kubeconfig context {CONTEXT}",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+fn supervisor(
+    settings: &Settings,
+    layout: &Layout,
+    log: std::fs::File,
+) -> std::io::Result<std::process::Child> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command
+        .args(["host", "run", "--data-dir"])
+        .arg(layout.root());
+    command.arg(format!("--port={}", settings.port));
+    if let Some(name) = &settings.node_name {
+        command.arg(format!("--node-name={name}"));
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .current_dir("/");
+    // SAFETY: setsid is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()
+                .map(drop)
+                .map_err(std::io::Error::from)
+        });
+    }
+    command.spawn()
+}
+
+fn startup_failure(message: Option<Value>, log: &Path) -> CliError {
+    let Some(message) = message else {
+        return CliError::failure("the host ended while it was starting")
+            .hint(format!("{} may tell why", log.display()));
+    };
+    let mut error = CliError::failure(message["error"].as_str().unwrap_or_default());
+    for hint in message["hints"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
+        error = error.hint(hint);
+    }
+    error.hint(format!(
+        "the logs are in {}",
+        log.with_file_name("").display()
+    ))
+}
+
+fn write_context(environment: &Environment, layout: &Layout) -> Result {
+    let path = layout.admin_kubeconfig();
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        CliError::failure(format!("cannot read {}", path.display())).because(error)
+    })?;
+    environment
+        .files()?
+        .put(&Entry::from_kubeconfig(&text, CONTEXT)?, true)
+}
+
+/// The supervisor itself. Tells its progress on standard output, which `up`
+/// reads until the host is ready.
+async fn run(settings: &Settings) -> Result {
+    let tell = |message: Value| {
+        use std::io::Write as _;
+        // Nobody reads any more once the host is ready.
+        let _ = writeln!(std::io::stdout(), "{message}");
+    };
+    let options = HostOptions {
+        data_dir: absolute(&settings.data.data_dir)?,
+        port: settings.port,
+        node_name: node_name(settings)?,
+        program: std::env::current_exe()
+            .map_err(|e| CliError::failure("cannot find this program's file").because(e))?,
+    };
+    let shutdown = CancellationToken::new();
+    crate::signals::cancel_on_signal(shutdown.clone())?;
+    let progress = |progress| match progress {
+        Progress::Step(step) => tell(json!({"step": step})),
+        Progress::Ready => tell(json!({"ready": true})),
+    };
+    host::run(options, progress, shutdown)
+        .await
+        .map_err(|error| {
+            let error = CliError::from(error);
+            tell(json!({"error": error.message, "hints": error.hints}));
+            error
+        })
+}
+
+fn node_name(settings: &Settings) -> Result<String> {
+    if let Some(name) = &settings.node_name {
+        return Ok(name.clone());
+    }
+    let name = nix::unistd::gethostname()
+        .map_err(|e| CliError::failure("this machine has no host name").because(e))?;
+    Ok(name.to_string_lossy().to_lowercase())
+}
+
+async fn down(environment: &Environment, arguments: &Down) -> Result {
+    let layout = Layout::new(&absolute(&arguments.data.data_dir)?);
+    let running = host::running(&layout);
+    if let Some(pid) = running {
+        let _progress = environment
+            .output
+            .progress("Stopping the host cluster and its pods");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|e| {
+            CliError::failure(format!("cannot stop the host (process {pid})"))
+                .because(e)
+                .hint("run it as root, for example with sudo")
+        })?;
+        let started = Instant::now();
+        while host::running(&layout) == Some(pid) || Path::new(&format!("/proc/{pid}")).exists() {
+            if started.elapsed() > DOWN_TIMEOUT {
+                return Err(CliError::failure(format!(
+                    "the host (process {pid}) has not stopped after {} s",
+                    DOWN_TIMEOUT.as_secs()
+                ))
+                .hint(format!("the logs are in {}", layout.logs().display())));
+            }
+            tokio::time::sleep(DOWN_INTERVAL).await;
+        }
+    } else {
+        environment.output.info("no host cluster is running");
+    }
+    environment.files()?.remove(CONTEXT, None)?;
+    if arguments.purge && layout.root().exists() {
+        remove_data(&layout)?;
+        environment
+            .output
+            .done(&format!("Removed {}", layout.root().display()));
+    } else if running.is_some() {
+        environment
+            .output
+            .done("The host cluster is stopped; its data is kept");
+        environment.output.hint(
+            "`coracle host up` starts it again, `coracle host down --purge` removes its data",
+        );
+    }
+    Ok(())
+}
+
+/// Removes the data directory, if it is one.
+fn remove_data(layout: &Layout) -> Result {
+    let root = layout.root();
+    if !layout.control_plane().exists() && !layout.images().exists() {
+        return Err(
+            CliError::failure(format!("{} is no host's data directory", root.display()))
+                .hint("nothing was removed; name the directory with --data-dir"),
+        );
+    }
+    std::fs::remove_dir_all(root)
+        .map_err(|e| CliError::failure(format!("cannot remove {}", root.display())).because(e))
+}
+
+fn status(environment: &Environment, arguments: &Status) -> Result {
+    let layout = Layout::new(&absolute(&arguments.data.data_dir)?);
+    let pid = host::running(&layout);
+    let value = json!({
+        "running": pid.is_some(),
+        "pid": pid,
+        "dataDir": layout.root(),
+        "context": CONTEXT,
+        "kubeconfig": layout.admin_kubeconfig(),
+        "logs": layout.logs(),
+    });
+    match arguments.output {
+        StatusFormat::Json => data(&format!("{value:#}\n")),
+        StatusFormat::Yaml => {
+            data(&serde_saphyr::to_string(&value).expect("a JSON value always serialises"));
+        }
+        StatusFormat::Text => match pid {
+            Some(pid) => {
+                data(&format!("The host cluster is running (process {pid})\n"));
+                data(&format!(
+                    "  context  {CONTEXT}\n  data     {}\n",
+                    layout.root().display()
+                ));
+                data(&format!("  logs     {}\n", layout.logs().display()));
+            }
+            None => {
+                data("The host cluster is not running\n");
+                environment.output.hint("`coracle host up` starts it");
+            }
+        },
+    }
+    Ok(())
+}
+
+fn load_image(environment: &Environment, arguments: &LoadImage) -> Result {
+    let layout = Layout::new(&absolute(&arguments.data.data_dir)?);
+    let failed = |error: coracle_image::ImageError| {
+        CliError::failure(format!("cannot load {}", arguments.file.display())).because(error)
+    };
+    let name = arguments
+        .name
+        .as_deref()
+        .map(Reference::parse)
+        .transpose()
+        .map_err(failed)?;
+    if !arguments.file.is_file() {
+        return Err(CliError::usage(format!(
+            "there is no file {}",
+            arguments.file.display()
+        )));
+    }
+    let images = ImageStore::open(layout.images())
+        .map_err(|error| failed(error).hint("the images belong to root: run it with sudo"))?;
+    let loaded = images
+        .load(&arguments.file, name.as_ref())
+        .map_err(failed)?;
+    for reference in loaded {
+        environment.output.done(&format!("Loaded {reference}"));
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|e| CliError::usage(format!("{} is no path", path.display())).because(e))
+}

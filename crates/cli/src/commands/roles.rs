@@ -1,0 +1,253 @@
+//! The roles that run as processes of their own: `control-plane`, `syncer`,
+//! `node`. `coracle host up` and the pods of virtual clusters start them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use coracle_server::control_plane::{self, ControlPlaneOptions, ServiceAddresses};
+use coracle_server::node::{self, NodeOptions};
+use coracle_server::syncer::{self, SyncerOptions};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::error::{CliError, Result};
+
+/// Threads of a role: enough for two cores; more would only cost memory.
+const WORKER_THREADS: usize = 2;
+
+/// Run a control plane: API server, controllers, DNS
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  coracle control-plane --data-dir ./data --listen 127.0.0.1:6443 --write-kubeconfig ./kubeconfig")]
+pub struct ControlPlane {
+    /// Where objects and keys are kept
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address of the API; may be given several times
+    #[arg(long, required = true, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Address that pods reach the API at [default: the first --listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    advertise: Option<SocketAddr>,
+    /// Further names and addresses in the API's certificate
+    #[arg(long, value_name = "NAME")]
+    san: Vec<String>,
+    /// Who gives services their addresses
+    #[arg(long, value_enum, default_value_t = Addressing::Allocate)]
+    service_addressing: Addressing,
+    /// The range of service addresses, if this control plane gives them
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    service_cidr: String,
+    /// The domain of services
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    cluster_domain: String,
+    /// Address to answer DNS at; without it, there is no DNS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dns_listen: Option<SocketAddr>,
+    /// Address of the kube-dns service, if this control plane gives addresses
+    #[arg(long, value_name = "ADDRESS")]
+    dns_service_ip: Option<IpAddr>,
+    /// Run a scheduler
+    #[arg(long)]
+    scheduler: bool,
+    /// Run the controllers that watch over nodes
+    #[arg(long)]
+    node_lifecycle: bool,
+    /// Write an administrator's kubeconfig to this file
+    #[arg(long, value_name = "FILE")]
+    write_kubeconfig: Option<PathBuf>,
+    /// Hand a syncer its credentials in this directory
+    #[arg(long, value_name = "DIR")]
+    credentials_dir: Option<PathBuf>,
+    /// The name of the context in written kubeconfigs
+    #[arg(long, default_value = "coracle", value_name = "NAME")]
+    context: String,
+}
+
+/// Who gives services their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Addressing {
+    /// This control plane, from --service-cidr.
+    Allocate,
+    /// The host cluster, through the syncer.
+    FromHost,
+}
+
+impl ControlPlane {
+    /// Runs until a signal.
+    ///
+    /// # Errors
+    /// If it cannot start.
+    pub async fn run(self) -> Result {
+        let shutdown = start_role()?;
+        let advertise = self.advertise.unwrap_or(self.listen[0]);
+        let options = ControlPlaneOptions {
+            data_dir: self.data_dir,
+            listen: self.listen,
+            advertise,
+            sans: self.san,
+            service_addresses: match self.service_addressing {
+                Addressing::Allocate => ServiceAddresses::Allocate {
+                    cidr: self.service_cidr,
+                },
+                Addressing::FromHost => ServiceAddresses::FromHost,
+            },
+            cluster_domain: self.cluster_domain,
+            dns_listen: self.dns_listen,
+            dns_service_ip: self.dns_service_ip,
+            scheduler: self.scheduler,
+            node_lifecycle: self.node_lifecycle,
+            write_kubeconfig: self.write_kubeconfig,
+            credentials_dir: self.credentials_dir,
+            context: self.context,
+        };
+        Ok(control_plane::run(options, shutdown).await?)
+    }
+}
+
+/// Run the syncer of a virtual cluster, in its pod
+#[derive(Args, Debug)]
+pub struct Syncer {
+    /// The name of the virtual cluster
+    #[arg(long)]
+    name: String,
+    /// Its configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where the control plane hands over credentials
+    #[arg(long, value_name = "DIR")]
+    credentials_dir: PathBuf,
+    /// Address of the virtual kubelet
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    kubelet_listen: SocketAddr,
+    /// Address of the virtual cluster's host Service
+    #[arg(long, value_name = "ADDRESS")]
+    service_ip: IpAddr,
+    /// Address of this pod
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pod_ip: IpAddr,
+    /// The host namespace
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: String,
+    /// The host node of this pod
+    #[arg(long, env = "NODE_NAME", value_name = "NODE")]
+    node_name: String,
+}
+
+impl Syncer {
+    /// Runs until a signal.
+    ///
+    /// # Errors
+    /// If it cannot start.
+    pub async fn run(self) -> Result {
+        let shutdown = start_role()?;
+        let options = SyncerOptions {
+            name: self.name,
+            config_file: self.config,
+            credentials_dir: self.credentials_dir,
+            kubelet_listen: self.kubelet_listen,
+            service_ip: self.service_ip,
+            pod_ip: self.pod_ip,
+            namespace: self.namespace,
+            node_name: self.node_name,
+        };
+        Ok(syncer::run(options, shutdown).await?)
+    }
+}
+
+/// Run a node agent: pods through CRI, and the service proxy
+#[derive(Args, Debug)]
+pub struct Node {
+    /// Credentials of the node
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// The node's name
+    #[arg(long)]
+    name: String,
+    /// The node's address
+    #[arg(long, value_name = "ADDRESS")]
+    node_ip: IpAddr,
+    /// The range of its pods' addresses
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: String,
+    /// The range of service addresses
+    #[arg(long, value_name = "CIDR")]
+    service_cidr: String,
+    /// The address of cluster DNS
+    #[arg(long, value_name = "ADDRESS")]
+    cluster_dns: Option<IpAddr>,
+    /// The domain of services
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    cluster_domain: String,
+    /// The socket of the container runtime
+    #[arg(long, value_name = "FILE")]
+    cri_socket: PathBuf,
+    /// Where CNI configurations go
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: PathBuf,
+    /// The bridge that pods are attached to
+    #[arg(long, value_name = "NAME")]
+    bridge: String,
+    /// Where pods' volumes and the node's keys are (kubelet.crt, kubelet.key, ca.crt)
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where pods' logs go
+    #[arg(long, value_name = "DIR")]
+    log_dir: PathBuf,
+    /// Address of the node's own API
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+impl Node {
+    /// Runs until a signal; pods stay.
+    ///
+    /// # Errors
+    /// If it cannot start.
+    pub async fn run(self) -> Result {
+        let shutdown = start_role()?;
+        let options = NodeOptions {
+            kubeconfig: self.kubeconfig,
+            name: self.name,
+            node_ip: self.node_ip,
+            pod_cidr: self.pod_cidr,
+            service_cidr: self.service_cidr,
+            cluster_dns: self.cluster_dns,
+            cluster_domain: self.cluster_domain,
+            cri_socket: self.cri_socket,
+            cni_conf_dir: self.cni_conf_dir,
+            bridge: self.bridge,
+            data_dir: self.data_dir,
+            log_dir: self.log_dir,
+            listen: self.listen,
+        };
+        Ok(node::run(options, shutdown).await?)
+    }
+}
+
+/// The runtime of a role.
+///
+/// # Errors
+/// If threads cannot be started.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+}
+
+/// Logging to standard error and signals, as every role has them.
+fn start_role() -> Result<CancellationToken> {
+    let filter = EnvFilter::try_from_env("CORACLE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,kube_client=warn,kube_runtime=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init()
+        .map_err(|e| CliError::failure("cannot start logging").because(e))?;
+    let shutdown = CancellationToken::new();
+    crate::signals::cancel_on_signal(shutdown.clone())?;
+    Ok(shutdown)
+}

@@ -1,0 +1,166 @@
+//! Puts the API server together: kinds, who may do what, admission, streams
+//! and documents; and makes the objects that a fresh cluster has.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use coracle_apiserver::admission::{Ipv4Cidr, KubernetesService, ServiceAddressing};
+use coracle_apiserver::builtin::{Builtin, BuiltinOptions, install};
+use coracle_apiserver::documents::Documents;
+use coracle_apiserver::objects::Objects;
+use coracle_apiserver::{ApiServer, connect, kinds};
+use coracle_controllers::Selection;
+use coracle_machinery::{ApiError, GroupResource};
+use coracle_pki::TokenSigner;
+use coracle_store::Store;
+use serde_json::{Value, json};
+
+use crate::Error;
+use crate::control_plane::{ControlPlaneOptions, ServiceAddresses};
+use crate::pki_dir::{LEAF_VALIDITY, PkiDir};
+
+/// The issuer in service-account tokens, before the cluster's domain.
+const ISSUER: &str = "https://kubernetes.default.svc";
+
+/// The API server over a store, not yet bootstrapped.
+///
+/// # Errors
+/// If a key cannot be used or the service range is none.
+pub fn build(
+    store: Arc<dyn Store>,
+    pki: &PkiDir,
+    options: &ControlPlaneOptions,
+) -> Result<(ApiServer, Builtin), Error> {
+    let builder = ApiServer::builder(store).kinds(kinds::builtin());
+    let identity = BuiltinOptions {
+        signer: Arc::new(TokenSigner::from_pem(pki.tokens.to_pem())?),
+        issuer: format!("{ISSUER}.{}", options.cluster_domain),
+        anonymous: true,
+        addressing: addressing(options)?,
+    };
+    let (mut builder, builtin) = install(builder, identity);
+    let registry = builder.registry();
+    let documents = Documents::new(registry, Arc::new(|_| None));
+    builder = builder.route(Arc::new(documents));
+    let kubelet = pki.ca.issue_client(
+        "kube-apiserver-kubelet-client",
+        &["system:masters"],
+        LEAF_VALIDITY,
+    )?;
+    let identity = Some((kubelet.cert_pem.as_str(), kubelet.key_pem.as_str()));
+    let tls = coracle_pki::tls::client_config(pki.ca.cert_pem(), identity)?;
+    Ok((connect::register(builder, tls).build(), builtin))
+}
+
+fn addressing(options: &ControlPlaneOptions) -> Result<ServiceAddressing, Error> {
+    Ok(match range(options)? {
+        Some(cidr) => ServiceAddressing::allocate(cidr),
+        None => ServiceAddressing::FromHost,
+    })
+}
+
+fn range(options: &ControlPlaneOptions) -> Result<Option<Ipv4Cidr>, Error> {
+    let ServiceAddresses::Allocate { cidr } = &options.service_addresses else {
+        return Ok(None);
+    };
+    cidr.parse()
+        .map(Some)
+        .map_err(|error| Error::Setting(format!("--service-cidr {cidr:?}: {error}")))
+}
+
+/// The address of the `kubernetes` service, if this control plane chooses it.
+pub fn first_service_ip(options: &ControlPlaneOptions) -> Option<Ipv4Addr> {
+    range(options).ok().flatten().map(|cidr| cidr.first())
+}
+
+/// The controllers of this control plane.
+pub fn controllers(options: &ControlPlaneOptions) -> Selection {
+    if options.node_lifecycle {
+        return Selection::All;
+    }
+    // Somebody else watches over the nodes: the syncer, or nobody.
+    let names = coracle_controllers::names().filter(|name| *name != "node-lifecycle");
+    Selection::Only(names.map(str::to_owned).collect::<BTreeSet<_>>())
+}
+
+/// Makes what every cluster has from the start.
+///
+/// # Errors
+/// If the store fails.
+pub async fn bootstrap(
+    server: &ApiServer,
+    builtin: &Builtin,
+    options: &ControlPlaneOptions,
+) -> Result<(), Error> {
+    let kubernetes = match options.advertise.ip() {
+        IpAddr::V4(endpoint_ip) => Some(KubernetesService {
+            cluster_ip: first_service_ip(options),
+            endpoint_ip,
+            endpoint_port: options.advertise.port(),
+        }),
+        IpAddr::V6(_) => None,
+    };
+    builtin.prepare(kubernetes.as_ref()).await?;
+    if let Some(dns) = options.dns_listen {
+        ensure_dns_service(&*server.objects(), options, dns.port()).await?;
+    }
+    Ok(())
+}
+
+/// The service by which pods find DNS, without a selector: the control plane
+/// itself is its endpoint.
+async fn ensure_dns_service(
+    objects: &dyn Objects,
+    options: &ControlPlaneOptions,
+    port: u16,
+) -> Result<(), ApiError> {
+    let (name, namespace) = ("kube-dns", "kube-system");
+    let ports = |number: u16| {
+        json!([
+            {"name": "dns", "port": number, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": number, "protocol": "TCP"},
+        ])
+    };
+    let mut service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace, "labels": {
+            "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true",
+            "kubernetes.io/name": "CoreDNS",
+        }},
+        "spec": {"type": "ClusterIP", "ports": ports(53)},
+    });
+    if let Some(address) = options.dns_service_ip {
+        service["spec"]["clusterIP"] = json!(address);
+        service["spec"]["clusterIPs"] = json!([address]);
+    }
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": namespace, "labels": {
+            "kubernetes.io/service-name": name,
+            "endpointslice.kubernetes.io/managed-by": "coracle",
+        }},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [options.advertise.ip()], "conditions": {"ready": true}}],
+        "ports": ports(port),
+    });
+    let services = GroupResource::new("", "services");
+    if objects.get(&services, namespace, name).await?.is_none() {
+        objects.create(&services, service).await?;
+    }
+    let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
+    match objects.get(&slices, namespace, name).await? {
+        None => objects.create(&slices, slice).await.map(drop),
+        Some(present) if differs(&present, &slice) => {
+            objects.update(&slices, slice).await.map(drop)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn differs(present: &Value, wanted: &Value) -> bool {
+    present["endpoints"][0]["addresses"] != wanted["endpoints"][0]["addresses"]
+        || present["ports"] != wanted["ports"]
+}

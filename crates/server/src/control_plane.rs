@@ -1,0 +1,241 @@
+//! The control-plane role: store, API server, controllers, scheduler and DNS,
+//! in one process, talking to each other without sockets.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_apiserver::access::UserInfo;
+use coracle_apiserver::listener::ListenerLimits;
+use coracle_apiserver::{ApiServer, listener};
+use coracle_controllers::SchedulerOptions;
+use coracle_store::sqlite::{SqliteOptions, SqliteStore};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::api;
+use crate::clients::in_process;
+use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair, write_private};
+
+/// How long connections may take to end once the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Settings of a control plane.
+#[derive(Clone, Debug)]
+pub struct ControlPlaneOptions {
+    /// Where objects and keys are kept.
+    pub data_dir: PathBuf,
+    /// Addresses of the API.
+    pub listen: Vec<SocketAddr>,
+    /// The address that pods reach it at.
+    pub advertise: SocketAddr,
+    /// Further names and addresses in the API's certificate.
+    pub sans: Vec<String>,
+    /// Who gives services their addresses.
+    pub service_addresses: ServiceAddresses,
+    /// The domain of services.
+    pub cluster_domain: String,
+    /// Where DNS is answered, if it is.
+    pub dns_listen: Option<SocketAddr>,
+    /// The address of the kube-dns service, where this control plane chooses.
+    pub dns_service_ip: Option<IpAddr>,
+    /// Run a scheduler.
+    pub scheduler: bool,
+    /// Run the controllers that watch over nodes.
+    pub node_lifecycle: bool,
+    /// An administrator's kubeconfig to write.
+    pub write_kubeconfig: Option<PathBuf>,
+    /// Where a syncer finds its credentials.
+    pub credentials_dir: Option<PathBuf>,
+    /// The context's name in written kubeconfigs.
+    pub context: String,
+}
+
+/// Who gives services their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceAddresses {
+    /// This control plane, from a range.
+    Allocate {
+        /// The range, as in `10.96.0.0/16`.
+        cidr: String,
+    },
+    /// The host cluster; the syncer writes them.
+    FromHost,
+}
+
+/// Runs until `shutdown`, or until a part fails.
+///
+/// # Errors
+/// If a part cannot start.
+pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let listeners = bind(&options.listen).await?;
+    let pki = PkiDir::open(&options.data_dir.join("pki"))?;
+    let serving = pki
+        .ca
+        .issue_server("kube-apiserver", &server_names(&options), LEAF_VALIDITY)?;
+    let tls = coracle_pki::tls::server_config(
+        &serving.cert_pem,
+        &serving.key_pem,
+        Some(pki.ca.cert_pem()),
+        &["h2", "http/1.1"],
+    )?;
+    let database = options.data_dir.join("state.db");
+    let store = Arc::new(SqliteStore::open(&database, SqliteOptions::default())?);
+    let (server, builtin) = api::build(store, &pki, &options)?;
+    api::bootstrap(&server, &builtin, &options).await?;
+
+    let stop_serving = CancellationToken::new();
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        let (server, tls, stop) = (server.clone(), tls.clone(), stop_serving.clone());
+        let limits = ListenerLimits::default();
+        serving.spawn(listener::serve(listener, tls, server, limits, stop));
+    }
+    let mut clients = JoinSet::new();
+    let stop = shutdown.clone();
+    clients.spawn(async move {
+        builtin.run(stop).await;
+        Ok(())
+    });
+    spawn_clients(&mut clients, &server, &pki, &options, &shutdown);
+    write_credentials(&pki, &options)?;
+    tracing::info!(listen = ?options.listen, "the control plane is serving");
+
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = clients.join_next() => match ended {
+            Ok(Ok(())) if shutdown.is_cancelled() => Ok(()),
+            Ok(Ok(())) => Err(Error::Setting("a controller ended by itself".into())),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(Error::Setting(error.to_string())),
+        },
+    };
+    // Clients first: they may still write while they stop.
+    shutdown.cancel();
+    while clients.join_next().await.is_some() {}
+    server.shut_down();
+    stop_serving.cancel();
+    let drained = async { while serving.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, drained).await;
+    result
+}
+
+async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| Error::Listen {
+                address: *address,
+                source,
+            })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// All names and addresses by which clients may know the API server.
+fn server_names(options: &ControlPlaneOptions) -> Vec<String> {
+    let domain = &options.cluster_domain;
+    let mut names = vec![
+        "localhost".to_owned(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        format!("kubernetes.default.svc.{domain}"),
+        Ipv4Addr::LOCALHOST.to_string(),
+        options.advertise.ip().to_string(),
+    ];
+    names.extend(
+        options
+            .listen
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|ip| !ip.is_unspecified())
+            .map(|ip| ip.to_string()),
+    );
+    names.extend(api::first_service_ip(options).map(|ip| ip.to_string()));
+    names.extend(options.sans.iter().filter(|san| !san.is_empty()).cloned());
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn spawn_clients(
+    tasks: &mut JoinSet<Result<(), Error>>,
+    server: &ApiServer,
+    pki: &PkiDir,
+    options: &ControlPlaneOptions,
+    shutdown: &CancellationToken,
+) {
+    let client = in_process(
+        server,
+        UserInfo::system_masters("system:kube-controller-manager"),
+    );
+    let controllers = coracle_controllers::Options {
+        controllers: api::controllers(options),
+        cluster_ca_pem: pki.ca.cert_pem().to_owned(),
+        // Beside the controllers, so that both share their caches.
+        scheduler: options.scheduler.then(SchedulerOptions::default),
+        ..coracle_controllers::Options::default()
+    };
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        coracle_controllers::run(client, controllers, stop)
+            .await
+            .map_err(|e| Error::Setting(e.to_string()))
+    });
+    if let Some(listen) = options.dns_listen {
+        let client = in_process(server, UserInfo::system_masters("system:kube-dns"));
+        let config = coracle_dns::DnsConfig::new(listen, &options.cluster_domain);
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            coracle_dns::run(client, config, stop)
+                .await
+                .map_err(|e| Error::Setting(e.to_string()))
+        });
+    }
+}
+
+fn write_credentials(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<(), Error> {
+    let port = options.listen.first().map_or(0, SocketAddr::port);
+    let local = format!("https://127.0.0.1:{port}");
+    let masters = &["system:masters"];
+    if let Some(file) = &options.write_kubeconfig {
+        pki.write_kubeconfig(file, &options.context, &local, "kubernetes-admin", masters)?;
+    }
+    let Some(directory) = &options.credentials_dir else {
+        return Ok(());
+    };
+    fs::create_dir_all(directory).map_err(Error::file(directory))?;
+    let admin = directory.join("admin.kubeconfig");
+    pki.write_kubeconfig(
+        &admin,
+        &options.context,
+        &local,
+        "kubernetes-admin",
+        masters,
+    )?;
+    let sans = [
+        options.advertise.ip().to_string(),
+        Ipv4Addr::LOCALHOST.to_string(),
+    ];
+    let kubelet = pki
+        .ca
+        .issue_server("coracle-virtual-kubelet", &sans, LEAF_VALIDITY)?;
+    write_pair(directory, "kubelet", &kubelet)?;
+    write_private(&directory.join("ca.crt"), pki.ca.cert_pem())?;
+    // Last: the syncer starts when it sees this file.
+    let syncer = directory.join("syncer.kubeconfig");
+    pki.write_kubeconfig(
+        &syncer,
+        &options.context,
+        &local,
+        "system:coracle-syncer",
+        masters,
+    )
+}

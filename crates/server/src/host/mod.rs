@@ -1,0 +1,149 @@
+//! The embedded host: a Kubernetes cluster of one machine, run by one
+//! supervisor process that starts and restarts containerd, the control plane
+//! and the node agent.
+
+mod containerd;
+mod mirror;
+mod network;
+mod process;
+mod requirements;
+mod supervisor;
+
+pub use requirements::check as check_requirements;
+pub use supervisor::{Progress, run};
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// The image of this very program, which virtual clusters run.
+pub const CORACLE_IMAGE: &str = concat!("coracle.dev/coracle:", env!("CARGO_PKG_VERSION"));
+
+/// Where the embedded host keeps its data unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/coracle/host";
+
+/// The kubeconfig context of the embedded host.
+pub const CONTEXT: &str = "coracle-host";
+
+/// The port of the host's API server unless told otherwise.
+pub const DEFAULT_PORT: u16 = 6443;
+
+/// How an embedded host is laid out.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Everything that survives a restart.
+    pub data_dir: PathBuf,
+    /// The API server's port, on loopback and on the pod network's gateway.
+    pub port: u16,
+    /// The node's name.
+    pub node_name: String,
+    /// This program's own file.
+    pub program: PathBuf,
+}
+
+/// The pod network of the one node.
+pub const POD_CIDR: &str = "10.244.0.0/24";
+/// The pod network's gateway on the machine, which is also the node's address:
+/// the machine may have no other.
+pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The range of service addresses.
+pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// The address of cluster DNS within it.
+pub const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The port on which the control plane answers DNS; pods reach it through the
+/// kube-dns service.
+pub const DNS_PORT: u16 = 1053;
+/// The domain of services.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The port of the node agent's own API.
+pub const KUBELET_PORT: u16 = 10250;
+
+/// The files of an embedded host.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout below a data directory.
+    pub fn new(data_dir: &Path) -> Self {
+        Self {
+            root: data_dir.to_owned(),
+        }
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Process id of the supervisor, while it runs.
+    pub fn pid_file(&self) -> PathBuf {
+        self.root.join("host.pid")
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.root.join("admin.kubeconfig")
+    }
+
+    /// The node agent's kubeconfig.
+    pub fn node_kubeconfig(&self) -> PathBuf {
+        self.node().join("kubelet.kubeconfig")
+    }
+
+    /// Data of the control plane.
+    pub fn control_plane(&self) -> PathBuf {
+        self.root.join("control-plane")
+    }
+
+    /// Data of the node agent.
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
+
+    /// Loaded images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The directory of log files.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    fn containerd(&self) -> containerd::ContainerdPaths {
+        let base = self.root.join("containerd");
+        containerd::ContainerdPaths {
+            root: base.join("root"),
+            state: self.root.join("run"),
+            cni_conf_dir: base.join("cni"),
+            cni_bin_dir: PathBuf::from(requirements::CNI_BIN_DIR),
+            certs_dir: base.join("certs.d"),
+        }
+    }
+
+    fn containerd_config(&self) -> PathBuf {
+        self.root.join("containerd/config.toml")
+    }
+
+    /// The socket of the container runtime.
+    pub fn cri_socket(&self) -> PathBuf {
+        self.containerd().socket()
+    }
+
+    /// Directory of CNI configurations, which the node agent writes.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.containerd().cni_conf_dir
+    }
+}
+
+/// The process id of the running supervisor of a data directory, if one runs.
+pub fn running(layout: &Layout) -> Option<i32> {
+    let text = std::fs::read_to_string(layout.pid_file()).ok()?;
+    let pid: i32 = text.trim().parse().ok()?;
+    // The id may have gone to another program since: only ours counts.
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut arguments = command.split(|byte| *byte == 0).skip(1);
+    let ours = arguments.any(|a| a == b"host") && arguments.any(|a| a == b"run");
+    ours.then_some(pid)
+}

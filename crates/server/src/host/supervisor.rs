@@ -1,0 +1,342 @@
+//! The supervisor of the embedded host: one process that starts everything in
+//! order, keeps it running, and stops it in the reverse order.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coracle_image::{Image, ImageSpec, ImageStore, Layer, Reference};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::containerd::{self, PAUSE_IMAGE};
+use super::process::{Program, keep};
+use super::{
+    CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions, KUBELET_PORT,
+    Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, mirror, network, requirements,
+};
+use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
+use crate::{Error, clients, pki_dir};
+
+/// How long each part may take to become ready. A healthy one takes under a
+/// second; a loaded machine may need many.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often an unready part is asked again, at start only.
+const READY_INTERVAL: Duration = Duration::from_millis(25);
+
+/// What the supervisor tells while it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A step has begun.
+    Step(&'static str),
+    /// Everything is ready.
+    Ready,
+}
+
+/// Runs the host until `shutdown`, then stops everything it started.
+///
+/// # Errors
+/// If a part cannot be started; what had been started is stopped first.
+pub async fn run(
+    options: HostOptions,
+    progress: impl Fn(Progress),
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    requirements::check(options.port)?;
+    let layout = Layout::new(&options.data_dir);
+    if let Some(pid) = super::running(&layout).filter(|pid| *pid != nix::unistd::getpid().as_raw())
+    {
+        return Err(Error::AlreadyRunning(pid));
+    }
+    prepare_directories(&layout)?;
+    fs::write(layout.pid_file(), std::process::id().to_string())
+        .map_err(Error::file(&layout.pid_file()))?;
+
+    let mut host = Running {
+        layout: layout.clone(),
+        parts: Vec::new(),
+    };
+    let result = tokio::select! {
+        result = host.start(&options, &progress) => result,
+        () = shutdown.cancelled() => Ok(()),
+    };
+    if result.is_ok() && !shutdown.is_cancelled() {
+        progress(Progress::Ready);
+        shutdown.cancelled().await;
+    }
+    host.stop().await;
+    let _ = fs::remove_file(layout.pid_file());
+    result
+}
+
+fn prepare_directories(layout: &Layout) -> Result<(), Error> {
+    let paths = layout.containerd();
+    let default_certs = paths.certs_dir.join("_default");
+    for directory in [
+        layout.root(),
+        &layout.logs(),
+        &layout.node(),
+        &layout.control_plane(),
+        &paths.root,
+        &paths.state,
+        &paths.cni_conf_dir,
+        &default_certs,
+    ] {
+        fs::create_dir_all(directory).map_err(Error::file(directory))?;
+    }
+    Ok(())
+}
+
+/// A part that runs, with the switch that stops it.
+struct Part {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+struct Running {
+    layout: Layout,
+    /// In the order of their start.
+    parts: Vec<Part>,
+}
+
+impl Running {
+    async fn start(
+        &mut self,
+        options: &HostOptions,
+        progress: &impl Fn(Progress),
+    ) -> Result<(), Error> {
+        progress(Progress::Step("Storing coracle's own images"));
+        store_own_images(&self.layout, &options.program)?;
+        let mirror_port = self.start_mirror().await?;
+
+        progress(Progress::Step("Starting containerd"));
+        self.start_containerd(mirror_port).await?;
+        network::create().await?;
+
+        progress(Progress::Step("Starting the control plane"));
+        self.spawn_program(control_plane(options, &self.layout));
+        let client = wait_for_control_plane(&self.layout).await?;
+
+        progress(Progress::Step("Starting the node agent"));
+        issue_node_credentials(options, &self.layout)?;
+        self.spawn_program(node(options, &self.layout));
+        wait_for_node(&client, &options.node_name).await
+    }
+
+    async fn start_mirror(&mut self) -> Result<u16, Error> {
+        let images = ImageStore::open(self.layout.images())?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listen = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let port = listener.local_addr().map_err(listen)?.port();
+        self.spawn("registry mirror", |stop| {
+            mirror::serve(listener, images, stop)
+        });
+        Ok(port)
+    }
+
+    async fn start_containerd(&mut self, mirror_port: u16) -> Result<(), Error> {
+        let paths = self.layout.containerd();
+        let config = self.layout.containerd_config();
+        let hosts = paths.certs_dir.join("_default/hosts.toml");
+        fs::write(&hosts, containerd::mirror_hosts(mirror_port)).map_err(Error::file(&hosts))?;
+        fs::write(&config, containerd::config(&paths)).map_err(Error::file(&config))?;
+        let file = requirements::find("containerd")
+            .ok_or_else(|| Error::Missing(vec!["containerd".into()]))?;
+        self.spawn_program(Program {
+            name: "containerd",
+            file,
+            arguments: vec!["--config".into(), config.display().to_string()],
+            log: self.layout.logs().join("containerd.log"),
+        });
+        let socket = paths.socket();
+        wait("containerd", async || {
+            UnixStream::connect(&socket).await.map(drop)
+        })
+        .await
+    }
+
+    fn spawn_program(&mut self, program: Program) {
+        self.spawn(program.name, |stop| keep(program, stop));
+    }
+
+    fn spawn<F>(&mut self, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(part(stop.clone()));
+        self.parts.push(Part { name, stop, task });
+    }
+
+    /// Stops the node agent, then the pods, then everything else.
+    async fn stop(&mut self) {
+        while let Some(part) = self.parts.pop() {
+            if part.name == "containerd" {
+                if let Err(error) =
+                    coracle_node::teardown(&self.layout.cri_socket(), &self.layout.node()).await
+                {
+                    tracing::warn!(%error, "cannot remove all pods");
+                }
+            }
+            part.stop.cancel();
+            if let Err(error) = part.task.await {
+                tracing::warn!(part = part.name, %error, "ended badly");
+            }
+        }
+        if let Err(error) = network::remove().await {
+            tracing::warn!(%error, "cannot remove the bridge");
+        }
+    }
+}
+
+fn control_plane(options: &HostOptions, layout: &Layout) -> Program {
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+    let arguments = [
+        "control-plane".to_owned(),
+        format!("--data-dir={}", layout.control_plane().display()),
+        format!("--listen={local}"),
+        format!("--listen={NODE_IP}:{}", options.port),
+        format!("--advertise={NODE_IP}:{}", options.port),
+        format!("--service-cidr={SERVICE_CIDR}"),
+        format!("--dns-service-ip={DNS_SERVICE_IP}"),
+        format!("--dns-listen={NODE_IP}:{DNS_PORT}"),
+        format!("--cluster-domain={CLUSTER_DOMAIN}"),
+        "--scheduler".to_owned(),
+        "--node-lifecycle".to_owned(),
+        format!("--context={CONTEXT}"),
+        format!("--write-kubeconfig={}", layout.admin_kubeconfig().display()),
+    ];
+    Program {
+        name: "control-plane",
+        file: options.program.clone(),
+        arguments: arguments.to_vec(),
+        log: layout.logs().join("control-plane.log"),
+    }
+}
+
+fn node(options: &HostOptions, layout: &Layout) -> Program {
+    let arguments = [
+        "node".to_owned(),
+        format!("--kubeconfig={}", layout.node_kubeconfig().display()),
+        format!("--name={}", options.node_name),
+        format!("--node-ip={NODE_IP}"),
+        format!("--pod-cidr={POD_CIDR}"),
+        format!("--service-cidr={SERVICE_CIDR}"),
+        format!("--cluster-dns={DNS_SERVICE_IP}"),
+        format!("--cluster-domain={CLUSTER_DOMAIN}"),
+        format!("--cri-socket={}", layout.cri_socket().display()),
+        format!("--cni-conf-dir={}", layout.cni_conf_dir().display()),
+        format!("--bridge={}", network::BRIDGE),
+        format!("--data-dir={}", layout.node().display()),
+        format!("--log-dir={}", layout.logs().join("pods").display()),
+        format!("--listen={NODE_IP}:{KUBELET_PORT}"),
+    ];
+    Program {
+        name: "node",
+        file: options.program.clone(),
+        arguments: arguments.to_vec(),
+        log: layout.logs().join("node.log"),
+    }
+}
+
+fn store_own_images(layout: &Layout, program: &Path) -> Result<(), Error> {
+    let images = ImageStore::open(layout.images())?;
+    let layer = Layer::Executable {
+        source: program.to_owned(),
+        target: "coracle",
+    };
+    for (name, arguments) in [
+        (CORACLE_IMAGE, &["/coracle"][..]),
+        (PAUSE_IMAGE, &["/coracle", "pause"]),
+    ] {
+        let spec = ImageSpec {
+            entrypoint: arguments.iter().map(|a| (*a).to_owned()).collect(),
+            user: "65532:65532".into(),
+            ..ImageSpec::default()
+        };
+        images.put(&Reference::parse(name)?, &Image::build(&spec, &layer)?)?;
+    }
+    Ok(())
+}
+
+/// The node's credentials come from the keys of the control plane, which lie
+/// on the same machine and belong to the same root.
+fn issue_node_credentials(options: &HostOptions, layout: &Layout) -> Result<(), Error> {
+    let pki = PkiDir::open(&layout.control_plane().join("pki"))?;
+    let server = format!("https://{NODE_IP}:{}", options.port);
+    let user = format!("system:node:{}", options.node_name);
+    pki.write_kubeconfig(
+        &layout.node_kubeconfig(),
+        "node",
+        &server,
+        &user,
+        &["system:nodes"],
+    )?;
+    let sans = [
+        NODE_IP.to_string(),
+        "127.0.0.1".to_owned(),
+        options.node_name.clone(),
+    ];
+    let serving = pki.ca.issue_server(&user, &sans, LEAF_VALIDITY)?;
+    write_pair(&layout.node(), "kubelet", &serving)?;
+    pki_dir::write_private(&layout.node().join("ca.crt"), pki.ca.cert_pem())
+}
+
+async fn wait_for_control_plane(layout: &Layout) -> Result<kube::Client, Error> {
+    let path = layout.admin_kubeconfig();
+    wait("the control plane", async || {
+        let client = clients::from_file(&path).await.map_err(|e| e.to_string())?;
+        let request = http::Request::get("/readyz")
+            .body(Vec::new())
+            .map_err(|e| e.to_string())?;
+        client
+            .request_text(request)
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok::<_, String>(client)
+    })
+    .await
+}
+
+async fn wait_for_node(client: &kube::Client, name: &str) -> Result<(), Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    wait("the node", async || {
+        let node = nodes.get(name).await.map_err(|e| e.to_string())?;
+        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
+        match conditions.iter().find(|c| c.type_ == "Ready") {
+            Some(ready) if ready.status == "True" => Ok(()),
+            Some(ready) => Err(ready.message.clone().unwrap_or_default()),
+            None => Err("it has no Ready condition yet".to_owned()),
+        }
+    })
+    .await
+}
+
+/// Asks again until `attempt` succeeds, for at most `READY_TIMEOUT`.
+async fn wait<T, E: std::fmt::Display>(
+    what: &str,
+    attempt: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, Error> {
+    let started = Instant::now();
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if started.elapsed() > READY_TIMEOUT {
+            return Err(Error::NotReady {
+                what: what.to_owned(),
+                seconds: READY_TIMEOUT.as_secs(),
+                detail: format!(": {error}"),
+            });
+        }
+        tokio::time::sleep(READY_INTERVAL).await;
+    }
+}

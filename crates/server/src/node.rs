@@ -1,0 +1,79 @@
+//! The node role.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, clients};
+
+/// Settings of a node agent.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Credentials of the node.
+    pub kubeconfig: PathBuf,
+    /// The node's name.
+    pub name: String,
+    /// The node's address.
+    pub node_ip: IpAddr,
+    /// The range of its pods' addresses.
+    pub pod_cidr: String,
+    /// The range of service addresses.
+    pub service_cidr: String,
+    /// The address of cluster DNS.
+    pub cluster_dns: Option<IpAddr>,
+    /// The domain of services.
+    pub cluster_domain: String,
+    /// The socket of the container runtime.
+    pub cri_socket: PathBuf,
+    /// Where CNI configurations go.
+    pub cni_conf_dir: PathBuf,
+    /// The bridge that pods are attached to.
+    pub bridge: String,
+    /// Volumes of pods, and `kubelet.crt`, `kubelet.key`, `ca.crt`.
+    pub data_dir: PathBuf,
+    /// Where pods' logs go.
+    pub log_dir: PathBuf,
+    /// Address of the node's own API.
+    pub listen: SocketAddr,
+}
+
+/// Most pods of the node, as kubelets have it by default.
+const MAX_PODS: u32 = 110;
+
+/// Runs until `shutdown`; pods stay.
+///
+/// # Errors
+/// If the agent cannot start.
+pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let client = clients::from_file(&options.kubeconfig).await?;
+    let read = |name: &str| {
+        let path = options.data_dir.join(name);
+        std::fs::read_to_string(&path).map_err(Error::file(&path))
+    };
+    let config = coracle_node::NodeConfig {
+        server_cert_pem: read("kubelet.crt")?,
+        server_key_pem: read("kubelet.key")?,
+        cluster_ca_pem: read("ca.crt")?,
+        node_name: options.name,
+        node_ip: options.node_ip,
+        pod_cidr: options.pod_cidr,
+        service_cidr: options.service_cidr,
+        cluster_dns: options.cluster_dns,
+        cluster_domain: options.cluster_domain,
+        cri_socket: options.cri_socket,
+        cni_conf_dir: options.cni_conf_dir,
+        data_dir: options.data_dir,
+        log_dir: options.log_dir,
+        kubelet_listen: options.listen,
+        cgroup_parent: "/kubepods".to_owned(),
+        labels: BTreeMap::new(),
+        max_pods: MAX_PODS,
+        serve_proxy: true,
+        bridge: options.bridge,
+    };
+    coracle_node::run(config, client, shutdown)
+        .await
+        .map_err(|e| Error::Setting(e.to_string()))
+}
