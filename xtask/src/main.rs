@@ -1,24 +1,45 @@
-//! Repository tasks.
+//! Repository tasks. Kept to few dependencies: it is built before anything is
+//! installed.
 
+mod demo;
 mod facts;
+mod images;
+mod install;
+mod shell;
+mod test;
+mod tidy;
 
-use std::path::Path;
 use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask TASK
+  demo    install what is missing, build, and play the tutorial's first walk-through
+  test    install what is missing and run every test
+  e2e     the end-to-end tests alone; further words choose scenarios
+  tidy    check the rules of the repository
+  facts   FILE: generate the table of API schemas from the kubernetes-validate package
+  image   write coracle's own image as an OCI archive";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match arguments.as_slice() {
-        ["facts", source] => facts::generate(Path::new(source)),
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["demo"] => demo::run_demo(),
+        ["test"] => test::run_all(),
+        ["e2e", scenarios @ ..] => test::run_e2e(scenarios),
+        ["tidy"] => tidy::run_tidy(),
+        ["image"] => images::own(),
+        ["facts", source] => {
+            facts::generate(std::path::Path::new(source)).map_err(|e| e.to_string())
+        }
         _ => {
-            eprintln!("usage: cargo xtask facts PATH-TO-kubernetes-validate-wheel-or-directory");
+            eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("xtask error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,0 +1,60 @@
+//! End-to-end tests: the real kubectl and helm against real containers.
+//!
+//! `cargo xtask e2e` runs this in a sandbox. With `CORACLE_E2E_KUBECONFIG`, the
+//! host of that file is used; else an embedded host is started and stopped.
+//! Further words choose scenarios by a part of their name.
+
+mod scenarios;
+mod world;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use world::World;
+
+fn main() -> ExitCode {
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let started = Instant::now();
+    let world = match World::start() {
+        Ok(world) => world,
+        Err(error) => {
+            println!("the host cannot be started: {error}");
+            println!("0 passed, 1 failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("host ready after {:.1} s", started.elapsed().as_secs_f64());
+    let (mut passed, mut failed) = (0, 0);
+    for (name, scenario) in scenarios::ALL {
+        if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
+            continue;
+        }
+        println!("---- {name}");
+        let started = Instant::now();
+        let result = scenario(&world);
+        let seconds = started.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("PASS {name} ({seconds:.1} s)");
+            }
+            Err(error) => {
+                failed += 1;
+                println!("FAIL {name} ({seconds:.1} s): {error}");
+                world.show_state();
+            }
+        }
+    }
+    if let Err(error) = world.stop() {
+        failed += 1;
+        println!("FAIL the host leaves nothing behind: {error}");
+    } else {
+        passed += 1;
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

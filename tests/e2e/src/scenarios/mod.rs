@@ -1,0 +1,11 @@
+//! The scenarios, in the order in which they run.
+
+mod walkthrough;
+
+use crate::world::{Result, World};
+
+/// A scenario: its name and what it does.
+pub type Scenario = (&'static str, fn(&World) -> Result);
+
+/// All of them.
+pub const ALL: &[Scenario] = &[("walkthrough", walkthrough::first_walkthrough)];

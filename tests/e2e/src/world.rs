@@ -1,0 +1,319 @@
+//! What scenarios act on: programs, a host, and ways to wait for what they
+//! expect.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Why a scenario failed.
+pub type Result<T = ()> = std::result::Result<T, String>;
+
+/// How long anything may take that a scenario waits for. A healthy host needs
+/// seconds; a loaded machine many.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often it is looked at meanwhile.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The programs and the host of a run.
+pub struct World {
+    coracle: PathBuf,
+    kubectl: PathBuf,
+    helm: PathBuf,
+    /// A directory for the scenarios' files.
+    pub work_dir: PathBuf,
+    kubeconfig: PathBuf,
+    data_dir: PathBuf,
+    /// True if the host was started here and is stopped here.
+    own_host: bool,
+}
+
+/// The end of a command.
+pub struct Run {
+    /// Exit code; 128 and more for a signal.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl World {
+    /// Reads the environment and starts a host if none was given.
+    pub fn start() -> Result<Self> {
+        let path = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .ok_or(format!("{name} is not set"))
+        };
+        let work_dir = path("WORK_DIR")?;
+        let _ = std::fs::remove_dir_all(&work_dir);
+        std::fs::create_dir_all(&work_dir).map_err(|e| e.to_string())?;
+        let given = std::env::var_os("CORACLE_E2E_KUBECONFIG").map(PathBuf::from);
+        let kubeconfig = work_dir.join("kubeconfig");
+        if let Some(given) = &given {
+            std::fs::copy(given, &kubeconfig).map_err(|e| e.to_string())?;
+        }
+        let world = Self {
+            coracle: path("CORACLE")?,
+            kubectl: path("KUBECTL")?,
+            helm: path("HELM")?,
+            kubeconfig,
+            // Sockets lie below it, and their paths are short by nature.
+            data_dir: PathBuf::from(format!("/tmp/coracle-e2e-{}", std::process::id())),
+            work_dir,
+            own_host: given.is_none(),
+        };
+        if world.own_host {
+            world.start_host()?;
+        }
+        Ok(world)
+    }
+
+    fn start_host(&self) -> Result {
+        let data = self.data_dir();
+        if let Err(error) = self.coracle(&format!("host up --data-dir {data} --node-name node-1")) {
+            self.show_logs();
+            let _ = self.stop();
+            return Err(error);
+        }
+        let images = std::env::var_os("IMAGES").ok_or("IMAGES is not set")?;
+        for archive in std::env::split_paths(&images) {
+            self.coracle(&format!(
+                "host load-image --data-dir {data} {}",
+                archive.display()
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// The data directory of the host, as an argument.
+    pub fn data_dir(&self) -> String {
+        self.data_dir.display().to_string()
+    }
+
+    /// Stops the host and checks that nothing of it is left.
+    pub fn stop(&self) -> Result {
+        if !self.own_host {
+            return Ok(());
+        }
+        self.coracle(&format!("host down --purge --data-dir {}", self.data_dir()))?;
+        let mut left = Vec::new();
+        if self.data_dir.exists() {
+            left.push(self.data_dir());
+        }
+        for (what, command) in [
+            (
+                "mounts",
+                format!("grep {} /proc/self/mounts", self.data_dir()),
+            ),
+            (
+                "processes",
+                "pgrep -a 'containerd|coracle' | grep -v e2e".to_owned(),
+            ),
+            (
+                "rules",
+                "nft list ruleset | grep -i -e coracle -e kube".to_owned(),
+            ),
+            (
+                "links",
+                "ip -o link show | grep -e coracle0 -e veth".to_owned(),
+            ),
+        ] {
+            let found = self.shell(&command).out;
+            if !found.trim().is_empty() {
+                left.push(format!("{what}: {}", found.trim()));
+            }
+        }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left behind: {}", left.join("; ")))
+        }
+    }
+
+    /// Runs coracle; fails unless it ends well. Returns standard output.
+    pub fn coracle(&self, arguments: &str) -> Result<String> {
+        self.check(&self.coracle, arguments)
+    }
+
+    /// Runs kubectl likewise.
+    pub fn kubectl(&self, arguments: &str) -> Result<String> {
+        self.check(&self.kubectl, arguments)
+    }
+
+    /// Runs helm likewise.
+    pub fn helm(&self, arguments: &str) -> Result<String> {
+        self.check(&self.helm, arguments)
+    }
+
+    /// Runs coracle, whatever its end.
+    pub fn try_coracle(&self, arguments: &str) -> Run {
+        self.run(&self.coracle, arguments)
+    }
+
+    /// Runs kubectl, whatever its end.
+    pub fn try_kubectl(&self, arguments: &str) -> Run {
+        self.run(&self.kubectl, arguments)
+    }
+
+    /// Runs a shell script with `kubectl`, `helm` and `coracle` on its PATH.
+    pub fn shell(&self, script: &str) -> Run {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script);
+        self.finish(command)
+    }
+
+    /// As `shell`, and fails unless it ends well. Returns standard output.
+    pub fn script(&self, script: &str) -> Result<String> {
+        ended_well(script, self.shell(script))
+    }
+
+    /// Applies a manifest with kubectl.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let file = self.file("manifest.yaml", manifest)?;
+        self.kubectl(&format!("apply -f {}", file.display()))
+    }
+
+    /// Writes a file for a scenario.
+    pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.work_dir.join(name);
+        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A command with the run's kubeconfig, for a scenario that streams.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(match program {
+            "kubectl" => &self.kubectl,
+            "helm" => &self.helm,
+            _ => &self.coracle,
+        });
+        self.prepare(&mut command);
+        command
+    }
+
+    fn check(&self, program: &Path, arguments: &str) -> Result<String> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        ended_well(&format!("{name} {arguments}"), self.run(program, arguments))
+    }
+
+    fn run(&self, program: &Path, arguments: &str) -> Run {
+        let mut command = Command::new(program);
+        command.args(split(arguments));
+        self.finish(command)
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        let tools = [&self.coracle, &self.kubectl, &self.helm]
+            .into_iter()
+            .filter_map(|tool| tool.parent().map(Path::to_owned));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(tools.chain(std::env::split_paths(&path)));
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("PATH", path.unwrap_or_default())
+            .env("HOME", &self.work_dir)
+            .stdin(Stdio::null());
+    }
+
+    fn finish(&self, mut command: Command) -> Run {
+        self.prepare(&mut command);
+        match command.output() {
+            Ok(Output {
+                status,
+                stdout,
+                stderr,
+            }) => Run {
+                code: status.code().unwrap_or(128),
+                out: String::from_utf8_lossy(&stdout).into_owned(),
+                err: String::from_utf8_lossy(&stderr).into_owned(),
+            },
+            Err(error) => Run {
+                code: 127,
+                out: String::new(),
+                err: error.to_string(),
+            },
+        }
+    }
+
+    /// Waits until `check` succeeds; fails with its last error.
+    pub fn eventually<T>(&self, what: &str, check: impl Fn() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        loop {
+            let error = match check() {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if started.elapsed() > PATIENCE {
+                return Err(format!(
+                    "{what}: not within {} s: {error}",
+                    PATIENCE.as_secs()
+                ));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Prints what helps to understand a failure.
+    pub fn show_state(&self) {
+        for arguments in [
+            "get pods -A -o wide",
+            "get events -A --sort-by=.lastTimestamp",
+        ] {
+            let run = self.try_kubectl(&format!("--context coracle-host {arguments}"));
+            let lines: Vec<&str> = run.out.lines().collect();
+            println!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+        self.show_logs();
+    }
+
+    fn show_logs(&self) {
+        println!(
+            "{}",
+            self.shell(&format!("tail -n 25 {}/log/*.log", self.data_dir()))
+                .out
+        );
+    }
+}
+
+/// Words, with single quotes holding one together.
+fn split(arguments: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in arguments.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+fn ended_well(what: &str, run: Run) -> Result<String> {
+    if run.code == 0 {
+        return Ok(run.out);
+    }
+    Err(format!(
+        "`{what}` ended with {}:\n{}{}",
+        run.code, run.out, run.err
+    ))
+}
+
+/// Fails unless the text holds a part.
+pub fn has(text: &str, part: &str) -> Result {
+    if text.contains(part) {
+        Ok(())
+    } else {
+        Err(format!("{part:?} is not in:\n{text}"))
+    }
+}
+
+/// Fails with a text unless a fact holds.
+pub fn ensure(fact: bool, otherwise: &str) -> Result {
+    if fact {
+        Ok(())
+    } else {
+        Err(otherwise.to_owned())
+    }
+}

@@ -1,0 +1,105 @@
+//! `cargo xtask test`: every test, from the rules of the tree to the real
+//! kubectl against real containers.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::demo::cargo;
+use crate::shell::{Result, find, root, run, say, target_dir, work_dir};
+use crate::{images, install, tidy};
+
+/// The sandbox of the end-to-end tests: namespaces of its own for processes,
+/// mounts, network, host name and IPC, so that nothing can be left behind.
+const SANDBOX: &[&str] = &[
+    "--fork",
+    "--pid",
+    "--kill-child",
+    "--mount",
+    "--mount-proc",
+    "--net",
+    "--uts",
+    "--ipc",
+];
+
+/// What is set up inside before anything runs: mounts that pods can share,
+/// loopback, and places of its own for what would lie in /run and /var/lib.
+const PREPARE: &str = "mount --make-rshared / && ip link set lo up && \
+    sysctl -qw net.ipv4.ip_forward=1 && \
+    mkdir -p /run/netns /run/containerd && mount -t tmpfs t /run/netns && \
+    mount -t tmpfs t /run/containerd && hostname coracle-test && exec \"$@\"";
+
+/// Runs everything.
+pub fn run_all() -> Result {
+    install::debian_packages()?;
+    say("checking the form of the code");
+    run(Command::new(cargo())
+        .args(["fmt", "--all", "--check"])
+        .current_dir(root()))?;
+    tidy::run_tidy()?;
+    run(Command::new(cargo())
+        .args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ])
+        .current_dir(root()))?;
+    say("running unit and integration tests");
+    let nextest = find("cargo-nextest").is_some();
+    let arguments: &[&str] = if nextest {
+        &["nextest", "run", "--workspace", "--no-fail-fast"]
+    } else {
+        &["test", "--workspace"]
+    };
+    run(Command::new(cargo()).args(arguments).current_dir(root()))?;
+    run_e2e(&[])
+}
+
+/// Runs the end-to-end tests, or those scenarios whose names are given.
+pub fn run_e2e(scenarios: &[&str]) -> Result {
+    install::debian_packages()?;
+    let tools = install::kubernetes_tools()?;
+    let (nginx, busybox) = (images::nginx()?, images::busybox()?);
+    say("building coracle for the end-to-end tests");
+    run(Command::new(cargo())
+        .args(["build", "--package", "coracle", "--package", "coracle-e2e"])
+        .current_dir(root()))?;
+    let built = target_dir().join("x86_64-unknown-linux-gnu/debug");
+    let program = strip(&built.join("coracle"))?;
+    let mut command = if std::env::var_os("CORACLE_E2E_KUBECONFIG").is_some() {
+        // A host of the caller's own is used as it is.
+        Command::new(built.join("coracle-e2e"))
+    } else {
+        install::require_root("the end-to-end tests")?;
+        let mut command = Command::new("unshare");
+        command
+            .args(SANDBOX)
+            .args(["sh", "-ec", PREPARE, "sandbox"]);
+        command.arg(built.join("coracle-e2e"));
+        command
+    };
+    run(command
+        .args(scenarios)
+        .env("CORACLE", program)
+        .env("KUBECTL", tools.kubectl)
+        .env("HELM", tools.helm)
+        .env(
+            "IMAGES",
+            std::env::join_paths([nginx, busybox]).map_err(|e| e.to_string())?,
+        )
+        .env("WORK_DIR", work_dir().join("e2e")))
+}
+
+/// A copy without debugging information, an eighth of the size: it becomes the
+/// content of an image.
+fn strip(program: &PathBuf) -> Result<PathBuf> {
+    let stripped = work_dir().join("coracle");
+    run(Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .arg(&stripped)
+        .arg(program))?;
+    Ok(stripped)
+}
