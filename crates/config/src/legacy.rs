@@ -157,3 +157,47 @@ fn put(values: &mut Value, path: &str, value: Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_key_of_the_past_has_its_place_today() {
+        let mut values = json!({
+            "mapServices": {
+                "fromHost": [{"from": "default/hostsvc", "to": "default/virtualsvc"}],
+                "fromVirtual": [{"from": "default/a", "to": "b"}],
+            },
+            "sync": {"nodes": {"syncAllNodes": true, "syncNodeChanges": true, "nodeSelector": "env=dev"}},
+            "fallbackHostDns": true,
+        });
+        let hints = translate("v", &mut values);
+        assert_eq!(hints.len(), 6);
+        assert_eq!(
+            values,
+            json!({
+                "networking": {
+                    "replicateServices": {
+                        "fromHost": [{"from": "default/hostsvc", "to": "default/virtualsvc"}],
+                        "toHost": [{"from": "default/a", "to": "b"}],
+                    },
+                    "advanced": {"fallbackHostCluster": true},
+                },
+                "sync": {"fromHost": {"nodes": {
+                    "selector": {"all": true, "labels": {"env": "dev"}},
+                    "syncBackChanges": true,
+                }}},
+            })
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_to_be_reported() {
+        let mut values = json!({"sync": {"nodes": {"nodeSelector": "env", "enabled": "yes"}}});
+        let before = values.clone();
+        assert!(translate("v", &mut values).is_empty());
+        assert_eq!(values, before);
+    }
+}

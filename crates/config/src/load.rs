@@ -84,6 +84,19 @@ const NOT_YET: &[&str] = &[
     "telemetry",
 ];
 
+/// Choices of the model that nothing carries out yet, as JSON pointers. To
+/// accept them would promise what does not happen, isolation above all; what
+/// they default to is what happens.
+const NOT_CARRIED_OUT: &[&str] = &[
+    "/exportKubeConfig/context",
+    "/networking/advanced/fallbackHostCluster",
+    "/networking/replicateServices/fromHost",
+    "/networking/replicateServices/toHost",
+    "/policies/limitRange/enabled",
+    "/policies/networkPolicy/enabled",
+    "/policies/resourceQuota/enabled",
+];
+
 /// Something the user should know, though it is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
@@ -230,6 +243,7 @@ impl Reader {
     }
 
     fn finish(mut self) -> Result<(Config, Vec<Hint>), ConfigError> {
+        self.refuse_what_is_not_carried_out();
         if self.problems.is_empty() {
             match serde_json::from_value::<Config>(self.merged) {
                 Ok(config) => {
@@ -249,6 +263,17 @@ impl Reader {
         Err(ConfigError {
             problems: self.problems,
         })
+    }
+}
+
+impl Reader {
+    fn refuse_what_is_not_carried_out(&mut self) {
+        for pointer in NOT_CARRIED_OUT {
+            if self.merged.pointer(pointer) != self.shape.pointer(pointer) {
+                let path = pointer.trim_start_matches('/').replace('/', ".");
+                self.problem("values", &path, "this version does not support it".into());
+            }
+        }
     }
 }
 
@@ -580,11 +605,6 @@ sync:
   ingresses: {enabled: true}
   hoststorageclasses: {enabled: true}
   nodes: {enabled: true, enableScheduler: true, nodeSelector: "env=dev, zone=a"}
-mapServices:
-  fromHost: [{from: default/hostsvc, to: default/virtualsvc}]
-  fromVirtual: [{from: default/a, to: b}]
-isolation: {enabled: true}
-fallbackHostDns: true
 "#;
         let (config, hints) = load(text).unwrap();
         assert!(config.sync.to_host.ingresses.enabled);
@@ -596,14 +616,7 @@ fallbackHostDns: true
             config.sync.from_host.nodes.selector.labels["zone"],
             "a".to_owned()
         );
-        assert_eq!(
-            config.networking.replicate_services.from_host[0].to,
-            "default/virtualsvc"
-        );
-        assert_eq!(config.networking.replicate_services.to_host[0].to, "b");
-        assert!(config.policies.resource_quota.enabled);
-        assert!(config.networking.advanced.fallback_host_cluster);
-        assert_eq!(hints.len(), 9);
+        assert_eq!(hints.len(), 5);
         assert_eq!(
             hints[1].to_string(),
             "values.yaml: sync.hoststorageclasses.enabled is a key of 0.15; \
@@ -644,8 +657,14 @@ fallbackHostDns: true
                 "v: controlPlane.statefulSet.labels.a: expected a text (put it in quotes), found a number 1",
             ),
             (
-                "networking: {replicateServices: {fromHost: [{from: a, to: b/c}]}}",
-                "values: networking.replicateServices.fromHost[0].from: expected namespace/name, found \"a\"",
+                "isolation: {enabled: true}",
+                "values: policies.limitRange.enabled: this version does not support it\n\
+                 values: policies.networkPolicy.enabled: this version does not support it\n\
+                 values: policies.resourceQuota.enabled: this version does not support it",
+            ),
+            (
+                "mapServices: {fromVirtual: [{from: default/a, to: b}]}",
+                "values: networking.replicateServices.toHost: this version does not support it",
             ),
             (
                 "sync: {toHost: {pods: {enforceTolerations: ['a=b:Never']}}}",

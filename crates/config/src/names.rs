@@ -269,6 +269,9 @@ mod tests {
     }
 
     proptest! {
+        // Generating names is slow; most of the value lies in the first few.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         #[test]
         fn distinct_objects_have_distinct_names(
             parts in proptest::collection::vec((part(), part()), 2..80),

@@ -251,8 +251,11 @@ const ALL: &[Kind] = &[
 async fn work(syncer: Arc<Syncer>, stop: CancellationToken) {
     let synced = async {
         for kind in ALL {
-            for side in [&syncer.inside, &syncer.host] {
-                if let Some(cache) = side.cache(*kind) {
+            for (side, on_host) in [(&syncer.inside, false), (&syncer.host, true)] {
+                // What is shown of the whole host may be forbidden: then that
+                // alone is missing.
+                let optional = on_host && kind.is_cluster_scoped();
+                if let Some(cache) = side.cache(*kind).filter(|_| !optional) {
                     cache.synced().await;
                 }
             }

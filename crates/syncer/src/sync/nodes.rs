@@ -148,10 +148,34 @@ async fn create(syncer: &Syncer, wanted: &Value) -> Result<(), ApiError> {
         Err(error) if error.is_already_exists() => return Ok(()),
         Err(error) => return Err(error),
     };
+    untaint(syncer, &created).await?;
     if created.pointer("/status/conditions") != wanted.pointer("/status/conditions") {
         set_status(syncer, Kind::Node, &created, wanted["status"].clone()).await?;
     }
     beat(syncer, object::name(wanted), object::uid(&created)).await
+}
+
+/// Admission taints every new node until its kubelet reports; this one is
+/// known to be ready, and in a virtual cluster there may be no controller to
+/// take the taint away.
+async fn untaint(syncer: &Syncer, created: &Value) -> Result<(), ApiError> {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    let taints = object::items(created, "/spec/taints");
+    let kept: Vec<&Value> = taints
+        .iter()
+        .filter(|t| object::text(t, "/key") != NOT_READY)
+        .collect();
+    if kept.len() == taints.len() {
+        return Ok(());
+    }
+    let patch = json!({"spec": {"taints": kept}});
+    let name = object::name(created);
+    syncer
+        .inside
+        .cluster
+        .patch(Kind::Node.resource(), "", name, "", &patch)
+        .await?;
+    Ok(())
 }
 
 /// Mends what depends on this run of the syncer, and follows a real node.
