@@ -293,6 +293,7 @@ fn status(view: &View<'_>) -> StatefulSetStatus {
         collision_count: set.status.collision_count.or(Some(0)),
     };
     let complete = set.spec.update_strategy.kind != "OnDelete"
+        && status.replicas == set.spec.replicas.unwrap_or(1)
         && status.updated_replicas == status.replicas
         && status.ready_replicas == status.replicas
         && partition(set) == 0;
