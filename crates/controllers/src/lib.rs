@@ -17,6 +17,7 @@ mod gc;
 mod hash;
 mod informer;
 mod intstr;
+mod job;
 mod namespace;
 mod nodelifecycle;
 mod objects;

@@ -16,8 +16,8 @@ use crate::objects::apps::ReplicaSet;
 use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
 use crate::{
-    daemonset, deployment, endpoints, gc, namespace, nodelifecycle, podgc, replicaset, statefulset,
-    tenancy,
+    daemonset, deployment, endpoints, gc, job, namespace, nodelifecycle, podgc, replicaset,
+    statefulset, tenancy,
 };
 
 /// Which controllers to run.
@@ -82,6 +82,8 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ),
     ("statefulset", statefulset::start),
     ("daemonset", daemonset::start),
+    ("job", job::start),
+    ("ttl-after-finished-controller", job::start_ttl),
     ("endpointslice", endpoints::start_slices),
     ("endpoints", endpoints::start_endpoints),
     ("node-lifecycle", nodelifecycle::start),
