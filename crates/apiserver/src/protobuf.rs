@@ -264,7 +264,7 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Map<String, Value
                     if let Value::Object(inner) = value {
                         object.extend(inner);
                     }
-                } else if !value.is_null() && !(field.droppable && is_zero(&value)) {
+                } else if !(value.is_null() || field.droppable && is_zero(&value)) {
                     object.insert(field.name.to_owned(), value);
                 }
             }

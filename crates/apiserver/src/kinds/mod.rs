@@ -4,9 +4,12 @@
 mod builder;
 mod columns;
 mod conversion;
+mod custom;
+mod jsonpath;
 mod rows;
 mod rules;
 
+pub use custom::custom;
 pub use rules::validate_ephemeral_containers;
 
 use crate::kind::Kind;
