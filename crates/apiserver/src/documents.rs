@@ -43,7 +43,8 @@ impl Documents {
     }
 
     /// The document at `path`, `None` if there is none.
-    fn document(&self, context: &RequestContext, headers: &HeaderMap) -> Option<Document> {
+    fn document(&self, context: &RequestContext, request: &Request<Body>) -> Option<Document> {
+        let headers = request.headers();
         let path = context.info.path.trim_matches('/');
         let parts: Vec<&str> = path.split('/').collect();
         let accept = accept(headers);
@@ -58,7 +59,7 @@ impl Documents {
                     form,
                 ))
             }
-            ["api"] => plain(discovery::core_versions(host(headers))),
+            ["api"] => plain(discovery::core_versions(host(request))),
             ["apis"] => plain(discovery::group_list(&kinds())),
             ["api", version] => plain(discovery::resource_list(&kinds(), "", version)?),
             ["apis", group] => plain(discovery::group(&kinds(), group)?),
@@ -92,7 +93,9 @@ impl Documents {
     }
 
     fn schema(&self, kind: &Kind) -> Option<Schema> {
-        openapi::builtin_schema(kind).or_else(|| (self.schema_of)(kind))
+        let own = kind.strategy.schema();
+        own.or_else(|| openapi::builtin_schema(kind))
+            .or_else(|| (self.schema_of)(kind))
     }
 }
 
@@ -108,9 +111,13 @@ fn accept(headers: &HeaderMap) -> &str {
     value.unwrap_or("*/*")
 }
 
-fn host(headers: &HeaderMap) -> &str {
-    let value = headers.get(HOST).and_then(|v| v.to_str().ok());
-    value.unwrap_or_default()
+/// The address that the client used: HTTP/2 has it in the target.
+fn host(request: &Request<Body>) -> &str {
+    if let Some(authority) = request.uri().authority() {
+        return authority.as_str();
+    }
+    let value = request.headers().get(HOST);
+    value.and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
 /// True if the client reads JSON. Old ones ask for protobuf alone, which has
@@ -132,7 +139,7 @@ impl Route for Documents {
         if !matches!(context.info.verb.as_str(), "get" | "head") {
             return Err(request);
         }
-        let Some(document) = self.document(context, request.headers()) else {
+        let Some(document) = self.document(context, &request) else {
             return Err(request);
         };
         Ok(respond(document, request.headers()))

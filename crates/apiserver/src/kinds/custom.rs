@@ -8,9 +8,7 @@ use coracle_machinery::{FieldError, FieldPath, GroupVersionKind, object, time};
 use serde_json::Value;
 
 use super::jsonpath::JsonPath;
-use crate::kind::{
-    Column, Kind, ScalePaths, Scope, Strategy, Subresource, TableConvertor, Verb,
-};
+use crate::kind::{Column, Kind, ScalePaths, Scope, Strategy, Subresource, TableConvertor, Verb};
 
 const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 
@@ -20,11 +18,16 @@ const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 /// # Errors
 /// What is wrong with a schema.
 pub fn custom(crd: &Value) -> Result<Vec<Kind>, Vec<FieldError>> {
-    let mut versions: Vec<(usize, &Value)> =
-        object::items(crd, "/spec/versions").iter().enumerate().collect();
+    let mut versions: Vec<(usize, &Value)> = object::items(crd, "/spec/versions")
+        .iter()
+        .enumerate()
+        .collect();
     versions.retain(|(_, v)| v["served"] == true);
     versions.sort_by_key(|(_, v)| v["storage"] != true);
-    versions.into_iter().map(|(index, version)| row(crd, index, version)).collect()
+    versions
+        .into_iter()
+        .map(|(index, version)| row(crd, index, version))
+        .collect()
 }
 
 fn row(crd: &Value, index: usize, version: &Value) -> Result<Kind, Vec<FieldError>> {
@@ -249,7 +252,10 @@ mod tests {
         row.strategy.default(&mut object);
         assert_eq!(object["spec"]["replicas"], 2);
         assert!(row.strategy.validate(&object).is_empty());
-        assert_eq!(row.table.cells(&object, 60), [json!("x"), json!("* *"), json!(2), json!("60s")]);
+        assert_eq!(
+            row.table.cells(&object, 60),
+            [json!("x"), json!("* *"), json!(2), json!("60s")]
+        );
         object["spec"]["replicas"] = json!(0);
         assert_eq!(row.strategy.validate(&object).len(), 1);
         assert_eq!(rows[1].table.columns().len(), 2);
@@ -258,8 +264,15 @@ mod tests {
     #[test]
     fn a_bad_schema_is_refused() {
         let mut crd = crd();
-        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {}}});
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+            json!({"type": "object", "properties": {"a": {}}});
         let errors = custom(&crd).err().unwrap();
-        assert!(errors[0].to_string().starts_with("spec.versions[0].schema.openAPIV3Schema"), "{}", errors[0]);
+        assert!(
+            errors[0]
+                .to_string()
+                .starts_with("spec.versions[0].schema.openAPIV3Schema"),
+            "{}",
+            errors[0]
+        );
     }
 }

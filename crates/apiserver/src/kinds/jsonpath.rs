@@ -33,7 +33,10 @@ impl JsonPath {
         if text.len() > MAX_PATH {
             return None;
         }
-        let text = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
+        let text = text
+            .strip_prefix('{')
+            .and_then(|t| t.strip_suffix('}'))
+            .unwrap_or(text);
         let text = text.strip_prefix('$').unwrap_or(text);
         steps(text).map(Self)
     }
@@ -58,8 +61,16 @@ fn apply<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
         (Step::Field(name), Value::Object(map)) => map.get(name).into_iter().collect(),
         (Step::Index(index), Value::Array(list)) => {
             let length = i64::try_from(list.len()).unwrap_or(i64::MAX);
-            let index = if *index < 0 { index.saturating_add(length) } else { *index };
-            usize::try_from(index).ok().and_then(|i| list.get(i)).into_iter().collect()
+            let index = if *index < 0 {
+                index.saturating_add(length)
+            } else {
+                *index
+            };
+            usize::try_from(index)
+                .ok()
+                .and_then(|i| list.get(i))
+                .into_iter()
+                .collect()
         }
         (Step::All, Value::Array(list)) => list.iter().take(MAX_FOUND).collect(),
         (Step::All, Value::Object(map)) => map.values().take(MAX_FOUND).collect(),
@@ -82,7 +93,9 @@ fn steps(mut rest: &str) -> Option<Vec<Step>> {
         (step, rest) = if let Some(tail) = rest.strip_prefix('[') {
             bracket(tail)?
         } else {
-            let tail = rest.strip_prefix('.').or_else(|| found.is_empty().then_some(rest))?;
+            let tail = rest
+                .strip_prefix('.')
+                .or_else(|| found.is_empty().then_some(rest))?;
             if tail.is_empty() && found.is_empty() {
                 return Some(found);
             }
@@ -177,9 +190,18 @@ mod tests {
             (".spec.list[0].n", json!([1])),
             (".spec.list[-1].n", json!([2])),
             (".spec.list[*].n", json!([1, 2])),
-            (".status.conditions[?(@.type==\"Ready\")].status", json!(["True"])),
-            (".status.conditions[?(@.type=='Old')].status", json!(["False"])),
-            (".status.conditions[?(@.type!=\"Ready\")].status", json!(["False"])),
+            (
+                ".status.conditions[?(@.type==\"Ready\")].status",
+                json!(["True"]),
+            ),
+            (
+                ".status.conditions[?(@.type=='Old')].status",
+                json!(["False"]),
+            ),
+            (
+                ".status.conditions[?(@.type!=\"Ready\")].status",
+                json!(["False"]),
+            ),
             (".spec.none", json!([])),
         ] {
             let path = JsonPath::parse(path).unwrap_or_else(|| panic!("{path}"));
