@@ -1,16 +1,20 @@
 //! From the bytes of a request to an object of the resource.
 
 use coracle_machinery::object::text;
-use coracle_machinery::schema::{FieldValidation, Schema, decode};
-use coracle_machinery::{ApiError, GroupVersionKind, Reason};
+use coracle_machinery::schema::{FieldValidation, Schema, decode, decode_value};
+use coracle_machinery::{ApiError, GroupVersionKind};
 use serde_json::Value;
 
 use crate::negotiate::ContentType;
 
 /// Bodies larger than this are refused, as upstream does.
 pub const MAX_BODY: usize = 3 << 20;
+/// Aliases of one YAML body: each may repeat as much as the body holds.
+const MAX_YAML_ALIASES: usize = 32;
+/// Maps, lists and scalars of one YAML body.
+const MAX_YAML_NODES: usize = 250_000;
 
-/// Reads a JSON body by a schema (without one, any fields are kept); warnings
+/// Reads a body by a schema (without one, any fields are kept); warnings
 /// about fields go to `warn`.
 ///
 /// # Errors
@@ -23,17 +27,39 @@ pub fn object(
     warn: &dyn Fn(String),
 ) -> Result<Value, ApiError> {
     let decoded = match form {
-        ContentType::Yaml => {
-            return Err(ApiError::new(
-                Reason::UnsupportedMediaType,
-                "the body of the request was in an unknown format - accepted media types \
-                 include: application/json",
-            ));
+        ContentType::Yaml | ContentType::Apply => {
+            let value = yaml(bytes)?;
+            decode_value(value, schema, validation)?
         }
         _ => decode(bytes, schema, validation)?,
     };
     decoded.warnings.into_iter().for_each(warn);
     Ok(decoded.object)
+}
+
+/// Reads YAML, of which JSON is a part.
+///
+/// # Errors
+/// `BadRequest`.
+fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+    // Most clients send JSON here, and serde_json is much quicker.
+    if bytes.first() == Some(&b'{')
+        && let Ok(value) = serde_json::from_slice(bytes)
+    {
+        return Ok(value);
+    }
+    let bad = |why: String| ApiError::bad_request(format!("error converting YAML to JSON: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_aliases: MAX_YAML_ALIASES,
+            max_anchors: MAX_YAML_ALIASES,
+            max_nodes: MAX_YAML_NODES,
+            max_documents: 1,
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| bad(e.to_string()))
 }
 
 /// Reads a JSON body without a schema.

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use coracle_machinery::schema::{self, FieldValidation};
-use coracle_machinery::{
-    ApiError, FieldError, FieldPath, GroupKind, GroupResource, GroupVersionKind, Reason,
-};
+use coracle_machinery::{ApiError, GroupResource, GroupVersionKind, Reason};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 
@@ -28,7 +26,8 @@ use crate::watching::{too_many_watches, watch};
 use crate::write::delete::success;
 use crate::write::meta;
 use crate::write::options::{DeleteOptions, WriteOptions};
-use crate::write::{Deleted, Part, Writer};
+use crate::write::update::STALE;
+use crate::write::{Deleted, MAX_ATTEMPTS, Part, Writer};
 
 /// A request to a stored resource, with all that its verb needs.
 pub(crate) struct Call<'a> {
@@ -332,31 +331,71 @@ impl Call<'_> {
 
     async fn patch(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
         let form = content_type(&self.headers, true)?;
-        let options = self.options("PatchOptions")?;
+        let options = self
+            .options("PatchOptions")?
+            .for_patch(&self.context.query, form == ContentType::Apply)?;
         let bytes = body.read(MAX_BODY).await?;
-        let patch = Patch::read(form, &bytes, &self.resource)?;
-        if options.force && form != ContentType::Apply {
-            let path = FieldPath::new("force");
-            let error = FieldError::forbidden(&path, "may not be specified for non-apply patch");
-            let kind = GroupKind::new("meta.k8s.io", "PatchOptions");
-            return Err(ApiError::invalid(&kind, "", &[error]));
-        }
         let warn = |text: String| self.context.warn(text);
+        let resource = &self.resource;
+        let mut patch = Patch::read(form, &bytes, resource, &options, &warn)?;
+        patch.restrict_to(part, resource.stored_kind.has_subresource("status"));
         let writer = self.writer(&options, &warn);
         let narrow = special::narrowing(&self.context.info);
-        let resource = &self.resource;
+        let subresource = &self.context.info.subresource;
         let mut change = |old: &Value| {
             let current = resource.from_stored(old.clone());
-            let mut new = patch.apply(&current, &options, &warn)?;
-            decode::claim_kind(&mut new, &resource.kind.gvk)?;
-            meta::claim_namespace(resource, &mut new, self.namespace())?;
-            meta::claim_name(&mut new, self.name())?;
-            narrow(old, resource.to_stored(new))
+            let new = patch.apply(&current, &options, subresource, &warn)?;
+            narrow(old, self.claim(new)?)
         };
-        let written = writer
-            .update(self.namespace(), self.name(), part, &mut change)
-            .await?;
-        written.respond(&self.resource, &self.shaper)
+        for _ in 0..MAX_ATTEMPTS {
+            let outcome = writer
+                .update(self.namespace(), self.name(), part, &mut change)
+                .await;
+            let created = match outcome {
+                Err(error) if error.reason == Reason::NotFound && part == Part::Main => {
+                    let Some(new) = self.applied(&patch, &options)? else {
+                        return Err(error);
+                    };
+                    writer.create(self.namespace(), new).await
+                }
+                outcome => outcome,
+            };
+            match created {
+                // Somebody was quicker to create it: apply to that.
+                Err(error) if error.reason == Reason::AlreadyExists => {}
+                outcome => return outcome?.respond(resource, &self.shaper),
+            }
+        }
+        Err(ApiError::conflict(
+            &resource.group_resource,
+            self.name(),
+            STALE,
+        ))
+    }
+
+    /// A changed object in the stored form, once it is what the URL says.
+    fn claim(&self, mut object: Value) -> Result<Value, ApiError> {
+        decode::claim_kind(&mut object, &self.resource.kind.gvk)?;
+        meta::claim_namespace(&self.resource, &mut object, self.namespace())?;
+        meta::claim_name(&mut object, self.name())?;
+        Ok(self.resource.to_stored(object))
+    }
+
+    /// What an apply creates, or `None` for another patch.
+    fn applied(&self, patch: &Patch, options: &WriteOptions) -> Result<Option<Value>, ApiError> {
+        let Some(config) = patch.configuration() else {
+            return Ok(None);
+        };
+        let uid = coracle_machinery::object::uid(config);
+        if !uid.is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            let resource = &self.resource.group_resource;
+            return Err(ApiError::conflict(resource, self.name(), &why));
+        }
+        let new = patch.create(options, &self.context.info.subresource)?;
+        new.map(|new| self.claim(new)).transpose()
     }
 
     async fn delete_options(&self, body: Body) -> Result<DeleteOptions, ApiError> {

@@ -25,7 +25,7 @@ impl ServerObjects {
         Self {
             storage,
             user: UserInfo::system_masters("system:apiserver"),
-            options: WriteOptions::internal(),
+            options: WriteOptions::default(),
         }
     }
 

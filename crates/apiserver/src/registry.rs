@@ -55,6 +55,12 @@ impl Resource {
         own.or_else(|| schema::builtin().kind(&self.kind.gvk))
     }
 
+    /// The schema of the stored form.
+    pub fn stored_schema(&self) -> Option<Schema> {
+        let own = self.stored_kind.strategy.schema();
+        own.or_else(|| schema::builtin().kind(&self.stored_kind.gvk))
+    }
+
     /// The rules of the stored form.
     pub fn strategy(&self) -> &dyn Strategy {
         &*self.stored_kind.strategy

@@ -41,9 +41,13 @@ pub(super) async fn answer(
             let bytes = body.read(MAX_BODY).await?;
             let gvk = body_kind(call.context, resource);
             let patch = Patch::read_by(form, &bytes, schema::builtin().kind(&gvk))?;
-            let options = call.options("PatchOptions")?;
+            let options = call
+                .options("PatchOptions")?
+                .for_patch(&call.context.query, false)?;
             write(call, "PatchOptions", &|current| {
-                let mut scale = patch.apply(current, &options, &|text| call.context.warn(text))?;
+                let mut scale = patch.apply(current, &options, "scale", &|text| {
+                    call.context.warn(text);
+                })?;
                 decode::claim_kind(&mut scale, &gvk)?;
                 Ok(scale)
             })

@@ -65,6 +65,7 @@ impl Writer<'_> {
         {
             map.remove("status");
         }
+        self.track(None, object);
         let tracks = strategy.tracks_generation(object);
         meta::set_generation(object, i64::from(tracks));
         strategy.prepare_for_create(object);

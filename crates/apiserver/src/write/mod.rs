@@ -10,6 +10,7 @@ pub mod update;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_machinery::apply::track_update;
 use coracle_machinery::{ApiError, FieldError};
 use coracle_store::{Revision, Write};
 use http::{Response, StatusCode};
@@ -176,6 +177,22 @@ impl Writer<'_> {
         }
         let kind = self.resource.kind.gvk.group_kind();
         Err(ApiError::invalid(&kind, name, errors))
+    }
+
+    /// Notes in `managedFields` who set what; an apply has done so itself.
+    fn track(&self, live: Option<&Value>, new: &mut Value) {
+        if self.options.applied || self.options.field_manager.is_empty() {
+            return;
+        }
+        track_update(
+            live,
+            new,
+            self.resource.stored_schema().as_ref(),
+            &self.options.field_manager,
+            &self.resource.stored_api_version,
+            self.subresource,
+            &meta::now(),
+        );
     }
 
     fn put(&self, value: Bytes) -> Write {

@@ -20,6 +20,8 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Take fields from other owners (server-side apply).
     pub force: bool,
+    /// The object comes from a server-side apply, which has tracked fields.
+    pub applied: bool,
     /// The options as an object, for admission.
     pub object: Value,
 }
@@ -81,16 +83,29 @@ impl WriteOptions {
             field_manager,
             field_validation,
             force: query.flag("force"),
+            applied: false,
             object: Value::Object(object),
         })
     }
 
-    /// Options of the server's own writes.
-    pub fn internal() -> Self {
-        Self {
-            field_manager: "coracle".to_owned(),
-            ..Self::default()
+    /// Checks what only concerns patches, and notes whether it is an apply.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn for_patch(mut self, query: &Query, apply: bool) -> Result<Self, ApiError> {
+        let mut errors = Vec::new();
+        if apply && query.get("fieldManager").is_none() {
+            let path = FieldPath::new("fieldManager");
+            errors.push(FieldError::required(&path, "is required for apply patch"));
         }
+        if !apply && query.optional_flag("force").is_some() {
+            let path = FieldPath::new("force");
+            let why = "may not be specified for non-apply patch";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+        fail("PatchOptions", &errors)?;
+        self.applied = apply;
+        Ok(self)
     }
 }
 

@@ -81,6 +81,7 @@ impl Writer<'_> {
             restrict(self, &mut new, old, part);
             strategy.default(&mut new);
         }
+        self.track(Some(old), &mut new);
         match part {
             Part::Main => strategy.prepare_for_update(&mut new, old),
             Part::Status => strategy.prepare_for_status_update(&mut new, old),
