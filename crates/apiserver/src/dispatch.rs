@@ -86,6 +86,9 @@ impl Inner {
                 let warn = |text| context.warn(text);
                 let mut body =
                     decode::object(&bytes, form, schema.as_ref(), FieldValidation::Warn, &warn)?;
+                if body.is_null() {
+                    body = Value::Object(serde_json::Map::new());
+                }
                 decode::claim_kind(&mut body, &gvk)?;
                 body
             } else {

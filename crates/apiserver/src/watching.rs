@@ -89,6 +89,8 @@ struct Initial {
 }
 
 struct Watching {
+    /// What goes out first.
+    ready: Bytes,
     storage: Arc<Storage>,
     resource: Arc<Resource>,
     filter: Filter,
@@ -175,7 +177,8 @@ pub async fn watch(
     let timeout = options
         .timeout
         .unwrap_or_else(|| MIN_TIMEOUT.mul_f64(1.0 + rand::random::<f64>()));
-    let watching = Watching {
+    let mut watching = Watching {
+        ready: Bytes::new(),
         storage,
         resource,
         filter,
@@ -191,6 +194,11 @@ pub async fn watch(
         stop,
         _permit: permit,
     };
+    // The state is that of the moment when the watch begins, not of the moment
+    // when the client reads.
+    if let Some(initial) = watching.initial.take() {
+        watching.ready = watching.initial_page(initial).await?;
+    }
     let lines = stream::unfold(watching, |mut watching| async move {
         let line = watching.next().await?;
         Some((Ok::<_, BoxError>(line), watching))
@@ -224,6 +232,9 @@ impl Watching {
     }
 
     async fn step(&mut self) -> Result<Option<Bytes>, ApiError> {
+        if !self.ready.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.ready)));
+        }
         while let Some(initial) = self.initial.take() {
             let bytes = self.initial_page(initial).await?;
             if !bytes.is_empty() {

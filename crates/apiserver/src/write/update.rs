@@ -88,7 +88,10 @@ impl Writer<'_> {
             Part::Special | Part::Checked => {}
         }
         meta::keep_system_fields(&mut new, old);
-        if part != Part::Status && strategy.tracks_generation(&new) && meta::spec_changed(&new, old)
+        if part != Part::Status
+            && self.subresource != "binding"
+            && strategy.tracks_generation(&new)
+            && meta::spec_changed(&new, old)
         {
             meta::set_generation(&mut new, meta::generation(old) + 1);
         }

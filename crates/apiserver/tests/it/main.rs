@@ -7,3 +7,13 @@ mod support;
 mod basics;
 #[cfg(test)]
 mod builtin;
+#[cfg(test)]
+mod listener;
+#[cfg(test)]
+mod lists;
+#[cfg(test)]
+mod patches;
+#[cfg(test)]
+mod special;
+#[cfg(test)]
+mod watches;

@@ -39,9 +39,9 @@ pub fn kinds() -> Vec<Kind> {
         kind: None,
         verbs: STATUS,
     };
-    let create = |name| Subresource {
+    let create = |name, kind| Subresource {
         name,
-        kind: None,
+        kind: Some(kind),
         verbs: &[Verb::Create],
     };
     vec![
@@ -50,8 +50,11 @@ pub fn kinds() -> Vec<Kind> {
             strategy: Arc::new(Pods),
             subresources: vec![
                 sub("status"),
-                create("binding"),
-                create("eviction"),
+                create("binding", GroupVersionKind::new("", "v1", "Binding")),
+                create(
+                    "eviction",
+                    GroupVersionKind::new("policy", "v1", "Eviction"),
+                ),
                 sub("ephemeralcontainers"),
             ],
             ..Kind::plain(GroupVersionKind::new("", "v1", "Pod"), "pods")
@@ -63,7 +66,13 @@ pub fn kinds() -> Vec<Kind> {
             ..Kind::plain(GroupVersionKind::new("", "v1", "Namespace"), "namespaces")
         },
         Kind {
-            subresources: vec![sub("status"), sub("scale")],
+            subresources: vec![
+                sub("status"),
+                Subresource {
+                    kind: Some(GroupVersionKind::new("autoscaling", "v1", "Scale")),
+                    ..sub("scale")
+                },
+            ],
             ..Kind::plain(
                 GroupVersionKind::new("apps", "v1", "Deployment"),
                 "deployments",

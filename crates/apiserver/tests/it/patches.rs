@@ -1,0 +1,120 @@
+//! The forms of PATCH.
+
+use serde_json::{Value, json};
+
+use crate::support::{Caller, server};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+async fn with_pod() -> Caller {
+    let c = Caller(server());
+    let pod = json!({
+        "metadata": {"name": "p", "labels": {"a": "1"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}, {"name": "d", "image": "j"}]},
+    });
+    c.post(PODS, &pod).await.ok();
+    c
+}
+
+async fn patch(c: &Caller, kind: &str, body: Value) -> crate::support::Answer {
+    let target = format!("{PODS}/p");
+    c.call("PATCH", &target, kind, &body.to_string()).await
+}
+
+#[tokio::test]
+async fn each_form_patches_in_its_own_way() {
+    let c = with_pod().await;
+    let got = patch(
+        &c,
+        JSON,
+        json!([{"op": "add", "path": "/metadata/labels/b", "value": "2"}]),
+    )
+    .await
+    .ok();
+    assert_eq!(got["metadata"]["labels"], json!({"a": "1", "b": "2"}));
+    let got = patch(&c, MERGE, json!({"metadata": {"labels": {"a": null}}}))
+        .await
+        .ok();
+    assert_eq!(got["metadata"]["labels"], json!({"b": "2"}));
+    let got = patch(
+        &c,
+        STRATEGIC,
+        json!({"spec": {"containers": [{"name": "d", "image": "k"}]}}),
+    )
+    .await
+    .ok();
+    let images: Vec<&Value> = got["spec"]["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| &c["image"])
+        .collect();
+    assert_eq!(images, ["i", "k"]);
+    assert_eq!(got["metadata"]["generation"], 2);
+    let got = patch(
+        &c,
+        MERGE,
+        json!({"spec": {"containers": [{"name": "d", "image": "l"}]}}),
+    )
+    .await
+    .ok();
+    assert_eq!(got["spec"]["containers"].as_array().unwrap().len(), 1);
+    // Nothing changes, nothing is written.
+    let same = patch(&c, MERGE, json!({"metadata": {"labels": {"b": "2"}}}))
+        .await
+        .ok();
+    assert_eq!(same, got);
+}
+
+#[tokio::test]
+async fn bad_patches_are_refused() {
+    let c = with_pod().await;
+    for (kind, body, code) in [
+        (
+            JSON,
+            json!([{"op": "remove", "path": "/metadata/labels/zz"}]),
+            422,
+        ),
+        (JSON, json!({"op": "remove"}), 400),
+        (MERGE, json!([]), 400),
+        (MERGE, json!({"metadata": {"name": "q"}}), 400),
+        (MERGE, json!({"metadata": {"resourceVersion": "999"}}), 409),
+        (MERGE, json!({"metadata": {"uid": "x"}}), 409),
+        ("application/json", json!({}), 415),
+        ("text/plain", json!({}), 415),
+    ] {
+        let answer = patch(&c, kind, body.clone()).await;
+        assert_eq!(answer.status, code, "{kind} {body} {}", answer.body);
+    }
+    let target = format!("{PODS}/absent");
+    assert_eq!(c.call("PATCH", &target, MERGE, "{}").await.status, 404);
+    let target = format!("{PODS}/p?fieldValidation=Strict");
+    let answer = c
+        .call("PATCH", &target, MERGE, r#"{"spec":{"nonsense":1}}"#)
+        .await;
+    assert!(answer.status.is_client_error(), "{}", answer.body);
+    let target = format!("{PODS}/p");
+    let answer = c
+        .call("PATCH", &target, MERGE, r#"{"spec":{"nonsense":1}}"#)
+        .await;
+    let warning = answer.headers["warning"].to_str().unwrap();
+    assert_eq!(warning, "299 - \"unknown field \\\"spec.nonsense\\\"\"");
+}
+
+#[tokio::test]
+async fn concurrent_patches_all_take_effect() {
+    let c = with_pod().await;
+    let all = (0..5).map(|i| {
+        let c = c.clone();
+        async move {
+            let body = json!({"metadata": {"labels": {format!("l{i}"): "x"}}});
+            patch(&c, MERGE, body).await.ok()
+        }
+    });
+    futures::future::join_all(all).await;
+    let got = c.get(&format!("{PODS}/p")).await.ok();
+    assert_eq!(got["metadata"]["labels"].as_object().unwrap().len(), 6);
+}

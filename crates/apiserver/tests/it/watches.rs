@@ -1,0 +1,249 @@
+//! Watching: resuming, selectors, bookmarks, slow watchers; and that a list
+//! plus the events after it make up the final state.
+
+use std::collections::BTreeMap;
+
+use coracle_apiserver::ApiServer;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::support::{Caller, Lines, kinds, server, store};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn pod(name: &str, app: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"app": app}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    })
+}
+
+fn revision(object: &Value) -> String {
+    let revision = object["metadata"]["resourceVersion"].as_str();
+    revision.unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_watch_starts_with_the_state_or_after_a_revision() {
+    let c = Caller(server());
+    let a = c.post(PODS, &pod("a", "x")).await.ok();
+    let mut all = Lines::open(&c, &format!("{PODS}?watch=true")).await;
+    let mut any = Lines::open(&c, "/api/v1/watch/pods?resourceVersion=0").await;
+    let from = format!("{PODS}?watch=1&resourceVersion={}", revision(&a));
+    let mut after = Lines::open(&c, &from).await;
+    let mut other = Lines::open(&c, "/api/v1/namespaces/other/pods?watch=1").await;
+    c.post(PODS, &pod("b", "x")).await.ok();
+    let mut changed = pod("a", "y");
+    changed["metadata"]["annotations"] = json!({"k": "v"});
+    c.put(&format!("{PODS}/a"), &changed).await.ok();
+    c.delete(&format!("{PODS}/b")).await.ok();
+    c.post("/api/v1/namespaces/other/pods", &pod("o", "x"))
+        .await
+        .ok();
+    for watch in [&mut all, &mut any] {
+        assert_eq!(watch.told().await, "ADDED a");
+    }
+    for watch in [&mut all, &mut any, &mut after] {
+        assert_eq!(watch.told().await, "ADDED b");
+        let event = watch.next().await.unwrap();
+        assert_eq!(event["type"], "MODIFIED");
+        assert_eq!(event["object"]["metadata"]["annotations"]["k"], "v");
+        let event = watch.next().await.unwrap();
+        assert_eq!(event["type"], "DELETED");
+        assert_eq!(event["object"]["metadata"]["name"], "b");
+    }
+    assert_eq!(other.told().await, "ADDED o");
+    assert_eq!(any.told().await, "ADDED o");
+}
+
+#[tokio::test]
+async fn selectors_turn_changes_into_comings_and_goings() {
+    let c = Caller(server());
+    let mut x = Lines::open(&c, &format!("{PODS}?watch=1&labelSelector=app%3Dx")).await;
+    let mut node = Lines::open(
+        &c,
+        &format!("{PODS}?watch=1&fieldSelector=spec.nodeName%3Dn"),
+    )
+    .await;
+    let mut one = Lines::open(
+        &c,
+        &format!("{PODS}?watch=1&fieldSelector=metadata.name%3Dp"),
+    )
+    .await;
+    c.post(PODS, &pod("p", "y")).await.ok();
+    c.put(&format!("{PODS}/p"), &pod("p", "x")).await.ok();
+    c.post(PODS, &pod("q", "x")).await.ok();
+    let bind = json!({"metadata": {"name": "p"}, "target": {"name": "n"}});
+    c.post(&format!("{PODS}/p/binding"), &bind).await.ok();
+    c.put(&format!("{PODS}/q"), &pod("q", "y")).await.ok();
+    let gone = c
+        .call(
+            "DELETE",
+            &format!("{PODS}/p"),
+            "application/json",
+            r#"{"gracePeriodSeconds":0}"#,
+        )
+        .await;
+    gone.ok();
+    for wanted in ["ADDED p", "ADDED q", "MODIFIED p", "DELETED q", "DELETED p"] {
+        assert_eq!(x.told().await, wanted);
+    }
+    for wanted in ["ADDED p", "DELETED p"] {
+        assert_eq!(node.told().await, wanted);
+    }
+    for wanted in ["ADDED p", "MODIFIED p", "MODIFIED p", "DELETED p"] {
+        assert_eq!(one.told().await, wanted);
+    }
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_bookmark() {
+    let c = Caller(server());
+    for i in 0..150 {
+        c.post(PODS, &pod(&format!("p{i:03}"), "x")).await.ok();
+    }
+    let target = format!(
+        "{PODS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
+    );
+    let mut watch = Lines::open(&c, &target).await;
+    for i in 0..150 {
+        assert_eq!(watch.told().await, format!("ADDED p{i:03}"));
+    }
+    let mark = watch.next().await.unwrap();
+    assert_eq!(mark["type"], "BOOKMARK");
+    let metadata = &mark["object"]["metadata"];
+    assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(metadata["resourceVersion"], "150");
+    // The timeout ends it.
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_revision_that_is_gone_is_refused_with_410() {
+    let store = store();
+    let c = Caller(ApiServer::builder(store.clone()).kinds(kinds()).build());
+    let first = c.post(PODS, &pod("a", "x")).await.ok();
+    // The hub starts here and does not hold what came before.
+    Lines::open(&c, &format!("{PODS}?watch=1")).await;
+    c.post(PODS, &pod("b", "x")).await.ok();
+    let from = format!("{PODS}?watch=1&resourceVersion={}", revision(&first));
+    let mut replayed = Lines::open(&c, &from).await;
+    assert_eq!(replayed.told().await, "ADDED b");
+    store
+        .compact(store.revision().await.unwrap())
+        .await
+        .unwrap();
+    let from = format!("{PODS}?watch=1&resourceVersion=0{}", revision(&first));
+    drop(c);
+    let c = Caller(ApiServer::builder(store.clone()).kinds(kinds()).build());
+    let answer = c.get(&from).await;
+    assert_eq!(
+        answer.body["reason"]
+            .as_str()
+            .or(answer.body["object"]["reason"].as_str()),
+        Some("Expired")
+    );
+}
+
+#[tokio::test]
+async fn a_slow_watcher_is_cut_off_and_the_others_are_not() {
+    let c = Caller(server());
+    let path = "/api/v1/namespaces/default/configmaps";
+    let mut slow = Lines::open(&c, &format!("{path}?watch=1")).await;
+    let mut quick = Lines::open(&c, &format!("{path}?watch=1")).await;
+    for i in 0..1200 {
+        let map = json!({"metadata": {"name": format!("m{i:04}")}});
+        c.post(path, &map).await.ok();
+        assert_eq!(quick.told().await, format!("ADDED m{i:04}"));
+    }
+    let mut last = json!(null);
+    while let Some(event) = slow.next().await {
+        last = event;
+    }
+    assert_eq!(last["type"], "ERROR");
+    assert_eq!(last["object"]["code"], 410);
+}
+
+/// What a test does to an object.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, u8),
+    Delete(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (0..5_u8, 0..3_u8).prop_map(|(name, app)| Step::Put(name, app)),
+        1 => (0..5_u8).prop_map(Step::Delete),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+async fn run(c: &Caller, step: &Step) {
+    match step {
+        Step::Put(name, app) => {
+            let name = format!("p{name}");
+            let body = pod(&name, &format!("a{app}"));
+            if c.put(&format!("{PODS}/{name}"), &body).await.status == 404 {
+                c.post(PODS, &body).await.ok();
+            }
+        }
+        Step::Delete(name) => {
+            c.delete(&format!("{PODS}/p{name}")).await;
+        }
+    }
+}
+
+async fn list(c: &Caller, selector: &str) -> (BTreeMap<String, Value>, String) {
+    let list = c.get(&format!("{PODS}{selector}")).await.ok();
+    let items = list["items"].as_array().unwrap().iter();
+    let items = items.map(|o| {
+        (
+            o["metadata"]["name"].as_str().unwrap().to_owned(),
+            o.clone(),
+        )
+    });
+    (items.collect(), revision(&list))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_list_and_the_events_after_it_make_up_the_final_state(
+        steps in steps(), cut in 0..30_usize, selected: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let c = Caller(server());
+            // Revision 0 would mean "any".
+            c.post("/api/v1/namespaces/other/pods", &pod("first", "x")).await.ok();
+            let selector = if selected { "?labelSelector=app%3Da1" } else { "?x=y" };
+            let cut = cut.min(steps.len());
+            for step in &steps[..cut] {
+                run(&c, step).await;
+            }
+            let (mut state, from) = list(&c, selector).await;
+            for step in &steps[cut..] {
+                run(&c, step).await;
+            }
+            // A last object that every selector admits shows the end.
+            c.post(PODS, &pod("end", "a1")).await.ok();
+            let (wanted, _) = list(&c, selector).await;
+            let target = format!("{PODS}{selector}&watch=1&resourceVersion={from}");
+            let mut watch = Lines::open(&c, &target).await;
+            while !state.contains_key("end") {
+                let event = watch.next().await.unwrap();
+                let object = event["object"].clone();
+                let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+                match event["type"].as_str().unwrap() {
+                    "ADDED" => assert!(state.insert(name, object).is_none()),
+                    "MODIFIED" => assert!(state.insert(name, object).is_some()),
+                    "DELETED" => assert!(state.remove(&name).is_some()),
+                    other => panic!("{other}"),
+                }
+            }
+            assert_eq!(state, wanted);
+        });
+    }
+}
