@@ -118,3 +118,78 @@ async fn concurrent_patches_all_take_effect() {
     let got = c.get(&format!("{PODS}/p")).await.ok();
     assert_eq!(got["metadata"]["labels"].as_object().unwrap().len(), 6);
 }
+
+#[tokio::test]
+async fn apply_creates_owns_and_conflicts() {
+    let c = Caller(server());
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let apply = |manager: &str, force: bool, body: &str| {
+        let target = format!(
+            "{maps}/m?fieldManager={manager}{}",
+            if force { "&force=true" } else { "" }
+        );
+        let (c, body) = (c.clone(), body.to_owned());
+        async move {
+            c.call("PATCH", &target, "application/apply-patch+yaml", &body)
+                .await
+        }
+    };
+    let yaml =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  a: \"1\"\n  b: \"2\"\n";
+    let made = apply("one", false, yaml).await;
+    assert_eq!(made.status, 201);
+    let made = made.ok();
+    assert_eq!(made["data"], json!({"a": "1", "b": "2"}));
+    assert_eq!(made["metadata"]["managedFields"][0]["manager"], "one");
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Apply");
+    // Again changes nothing.
+    assert_eq!(apply("one", false, yaml).await.ok(), made);
+    let other =
+        r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{"a":"9"}}"#;
+    let (code, text) = apply("two", false, other).await.failed();
+    assert_eq!(code, 409, "{text}");
+    let taken = apply("two", true, other).await.ok();
+    assert_eq!(taken["data"], json!({"a": "9", "b": "2"}));
+    // What is no longer applied goes.
+    let less = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{}}"#;
+    assert_eq!(
+        apply("one", false, less).await.ok()["data"],
+        json!({"a": "9"})
+    );
+    let target = format!("{maps}/m");
+    let (code, text) = c
+        .call("PATCH", &target, "application/apply-patch+yaml", yaml)
+        .await
+        .failed();
+    assert_eq!(code, 422, "{text}");
+    let (code, _) = apply("one", false, "{kind: [").await.failed();
+    assert_eq!(code, 400);
+    let bomb = "a: &a [x,x]\nb: [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]";
+    let (code, _) = apply("one", false, bomb).await.failed();
+    assert_eq!(code, 400);
+}
+
+#[tokio::test]
+async fn updates_are_tracked_by_manager() {
+    let c = Caller(server());
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "1"}});
+    let made = c
+        .post(&format!("{maps}?fieldManager=maker"), &map)
+        .await
+        .ok();
+    let managed = &made["metadata"]["managedFields"];
+    assert_eq!(managed[0]["manager"], "maker");
+    assert_eq!(managed[0]["operation"], "Update");
+    assert!(
+        managed[0]["fieldsV1"]["f:data"]["f:a"].is_object(),
+        "{managed}"
+    );
+    let body = r#"{"data":{"b":"2"}}"#;
+    let target = format!("{maps}/m?fieldManager=other");
+    let got = c.call("PATCH", &target, MERGE, body).await.ok();
+    assert_eq!(
+        got["metadata"]["managedFields"].as_array().unwrap().len(),
+        2
+    );
+}
