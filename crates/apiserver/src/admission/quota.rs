@@ -29,8 +29,11 @@ const GRANT: Duration = Duration::from_secs(30);
 /// Grants remembered in one namespace; more writes at once have to wait.
 const MAX_GRANTS: usize = 256;
 
-/// When to count again after the notice of a write: the notice comes first.
-const SETTLE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+/// When to count after the notice of a write, which comes before the write.
+const SOON: Duration = Duration::from_millis(200);
+
+/// When to count once more: by then every write has ended.
+const LATER: Duration = Duration::from_secs(5);
 
 /// Resources that old quotas count by their bare name.
 const COUNTED: &[&str] = &[
@@ -82,24 +85,34 @@ impl Quotas {
             all.iter()
                 .for_each(|quota| self.touch(object::namespace(quota)));
         }
+        let mut again: BTreeSet<String> = BTreeSet::new();
+        let mut again_at = Instant::now();
         loop {
-            tokio::select! {
+            let now = tokio::select! {
                 () = cancel.cancelled() => return,
-                () = self.written.notified() => {}
+                () = self.written.notified() => {
+                    tokio::time::sleep(SOON).await;
+                    std::mem::take(&mut *crate::sync::lock(&self.dirty))
+                }
+                () = tokio::time::sleep_until(again_at), if !again.is_empty() => {
+                    let all = std::mem::take(&mut again);
+                    self.count_all(&all).await;
+                    continue;
+                }
+            };
+            self.count_all(&now).await;
+            if again.is_empty() {
+                again_at = Instant::now() + LATER;
             }
-            let mut namespaces = BTreeSet::new();
-            for pause in SETTLE {
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
-                }
-                namespaces.append(&mut crate::sync::lock(&self.dirty));
-                for namespace in &namespaces {
-                    if let Err(error) = self.count(namespace).await {
-                        tracing::debug!(%namespace, %error, "usage was not written");
-                        self.touch(namespace);
-                    }
-                }
+            again.extend(now);
+        }
+    }
+
+    async fn count_all(&self, namespaces: &BTreeSet<String>) {
+        for namespace in namespaces {
+            if let Err(error) = self.count(namespace).await {
+                // The second look, or the next write, makes good for it.
+                tracing::debug!(%namespace, %error, "usage was not written");
             }
         }
     }
@@ -586,6 +599,32 @@ mod tests {
         let create = Try::create(&*quotas, "pods");
         assert!(create.pass(pod("a", "1")).await.is_ok());
         assert!(create.pass(pod("b", "0")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn usage_is_kept() {
+        let (objects, quotas) = setup(json!({"pods": "3"}));
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(quotas.clone().run(cancel.clone()));
+        let create = Try::create(&*quotas, "pods");
+        for name in ["a", "b"] {
+            let got = create.pass(pod(name, "1")).await.unwrap();
+            objects.put(&core("pods"), got);
+        }
+        let kept = async {
+            loop {
+                let quota = objects.get(&QUOTAS, "n", "q").await.unwrap().unwrap();
+                if quota["status"]["used"]["pods"] == "2" {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(2), kept)
+            .await
+            .unwrap();
+        cancel.cancel();
+        task.await.unwrap();
     }
 
     #[tokio::test]

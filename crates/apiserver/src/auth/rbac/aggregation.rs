@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use coracle_machinery::{ApiError, object};
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{CLUSTER_ROLES, Rbac};
@@ -104,23 +105,23 @@ pub async fn run(rbac: Arc<Rbac>, cancel: CancellationToken) {
     keep(rbac, cancel, SETTLE).await;
 }
 
-async fn keep(rbac: Arc<Rbac>, cancel: CancellationToken, settle: [Duration; 2]) {
+async fn keep(rbac: Arc<Rbac>, cancel: CancellationToken, [soon, later]: [Duration; 2]) {
+    let mut again: Option<Instant> = None;
     loop {
+        let due = again.unwrap_or_else(Instant::now);
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = rbac.role_written.notified() => {}
+            () = rbac.role_written.notified() => {
+                // The notice comes before the write; by the second look every
+                // write has ended one way or the other.
+                tokio::time::sleep(soon).await;
+                again.get_or_insert_with(|| Instant::now() + later);
+            }
+            () = tokio::time::sleep_until(due), if again.is_some() => again = None,
         }
-        // The notice comes before the write; by the second pass every write
-        // has ended one way or the other.
-        for pause in settle {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            if let Err(error) = reconcile(&*rbac.objects).await {
-                tracing::warn!(%error, "aggregated roles could not be updated");
-                rbac.role_written.notify_one();
-            }
+        if let Err(error) = reconcile(&*rbac.objects).await {
+            // The second look, or the next write, makes good for it.
+            tracing::warn!(%error, "aggregated roles could not be updated");
         }
     }
 }
