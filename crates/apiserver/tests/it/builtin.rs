@@ -156,7 +156,7 @@ async fn reviews_answer() {
         .ok();
     assert_eq!(answer["status"], json!({"allowed": false}));
     let who = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
-    let answer = admin.post(who, &Value::Null).await.ok();
+    let answer = admin.post(who, &json!({})).await.ok();
     assert_eq!(answer["status"]["userInfo"]["username"], "admin");
     let rules = json!({"spec": {"namespace": "default"}});
     let answer = admin

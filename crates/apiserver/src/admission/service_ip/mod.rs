@@ -413,6 +413,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_written_alone_is_followed_by_the_list() {
+        let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
+        let update = Try {
+            operation: Operation::Update,
+            ..Try::create(&rule, "services")
+        };
+        let spec = |ip: Value, ips: Value| json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": ips});
+        let old = service("s", spec(json!("1.1.1.1"), json!(["1.1.1.1"])));
+        for (new, ip) in [
+            (spec(json!("2.2.2.2"), json!(["1.1.1.1"])), "2.2.2.2"),
+            (spec(json!("2.2.2.2"), Value::Null), "2.2.2.2"),
+            (spec(Value::Null, json!(["1.1.1.1"])), "1.1.1.1"),
+            (spec(Value::Null, Value::Null), "1.1.1.1"),
+        ] {
+            let got = update
+                .run(Some(service("s", new)), Some(&old))
+                .await
+                .unwrap();
+            assert_eq!(got["spec"]["clusterIP"], ip);
+            assert_eq!(got["spec"]["clusterIPs"], json!([ip]));
+        }
+        // Without any yet, as before the syncer wrote one.
+        let none = service("s", json!({"type": "ClusterIP"}));
+        let new = service("s", json!({"type": "ClusterIP", "clusterIP": "3.3.3.3"}));
+        let got = update.run(Some(new), Some(&none)).await.unwrap();
+        assert_eq!(got["spec"]["clusterIPs"], json!(["3.3.3.3"]));
+    }
+
+    #[tokio::test]
     async fn addresses_of_the_host_are_left_to_the_syncer() {
         let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
         let got = Try::create(&rule, "services")

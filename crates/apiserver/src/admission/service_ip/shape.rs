@@ -66,9 +66,15 @@ pub(super) fn keep_allocated(service: &mut Value, old: &Value) {
     let has = kind(service) != "ExternalName";
     let (ports, had_ports) = (needs_node_ports(service), needs_node_ports(old));
     let spec = &mut service["spec"];
+    // Old clients know only one of the two fields: the other follows.
+    let changed = spec.get("clusterIP") != old["spec"].get("clusterIP");
+    if changed && spec.get("clusterIPs") == old["spec"].get("clusterIPs") {
+        remove(spec, "clusterIPs");
+    }
     for key in addresses {
         let held = &old["spec"][key];
-        if had && has && blank(spec.get(key)) && !held.is_null() {
+        let follows = key == "clusterIPs" && !blank(spec.get("clusterIP")) && changed;
+        if had && has && blank(spec.get(key)) && !held.is_null() && !follows {
             spec[key] = held.clone();
         } else if had && !has && spec.get(key) == Some(held) {
             remove(spec, key);
