@@ -1,14 +1,11 @@
 //! The node agent with real containers, against an API server in memory.
 
-// A step that fails is a test that fails.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::fake_api::FakeApi;
+use crate::support::sandbox::{Containerd, enter};
 use coracle_node::{NodeConfig, run};
 use coracle_pki::CertificateAuthority;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
@@ -16,8 +13,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
-use support::fake_api::FakeApi;
-use support::sandbox::{Containerd, enter};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -217,7 +212,7 @@ fn container_ids(pod: &Value) -> Vec<String> {
 
 #[test]
 fn pods_live_and_end() {
-    let Some(dir) = enter("pods_live_and_end") else {
+    let Some(dir) = enter("containers::pods_live_and_end") else {
         return;
     };
     let mut containerd = Containerd::start(&dir);
