@@ -8,7 +8,9 @@ use std::time::Duration;
 use coracle_config::marks;
 use coracle_machinery::object;
 use coracle_translate::node::is_marked_lost;
-use coracle_translate::{DataKind, Reference, Translator, VirtualName, references};
+use coracle_translate::{
+    DataKind, Reference, Translator, VirtualName, is_controller_made_slice, references,
+};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -376,7 +378,11 @@ impl Syncer {
             }
             Kind::Pod | Kind::Ingress => self.update_references(kind, &name, change.new.as_deref()),
             Kind::Service => {
+                // Whether these flow depends on the Service's selector.
                 self.queue.push(Kind::Endpoints, name.clone());
+                for slice in self.slices_of(&name) {
+                    self.queue.push(Kind::EndpointSlice, slice);
+                }
             }
             _ => {}
         }
@@ -414,6 +420,18 @@ impl Syncer {
             }
         }
         self.queue.push(kind, name);
+    }
+
+    fn slices_of(&self, service: &VirtualName) -> Vec<VirtualName> {
+        let Some(cache) = self.inside.cache(Kind::EndpointSlice) else {
+            return Vec::new();
+        };
+        let slices = cache.select(|name, slice| {
+            name.namespace == service.namespace
+                && self.translator.slice_service(slice) == Some(service.name.as_str())
+                && !is_controller_made_slice(slice)
+        });
+        slices.iter().map(|slice| VirtualName::of(slice)).collect()
     }
 
     fn push_all(&self, kind: Kind, namespace: &str) {

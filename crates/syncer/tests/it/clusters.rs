@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use coracle_apiserver::access::UserInfo;
-use coracle_apiserver::hooks::{Admission, AdmissionRequest, Handler, Operation, RequestContext};
-use coracle_apiserver::registry::Resource;
+use coracle_apiserver::admission::ServiceAddressing;
+use coracle_apiserver::builtin::{BuiltinOptions, install};
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_config::Config;
-use coracle_machinery::{ApiError, GroupResource, object};
-use coracle_pki::{CertificateAuthority, KeyCert};
+use coracle_machinery::object;
+use coracle_pki::{CertificateAuthority, KeyCert, TokenSigner};
 use coracle_store::SqliteStore;
 use coracle_syncer::{KubeletConfig, SyncerConfig};
 use http::{Method, Request};
@@ -25,65 +23,6 @@ use tower::ServiceExt;
 /// Longest that anything here may take; as a rule it is milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Binds as the real subresource does.
-struct Bind;
-
-#[async_trait]
-impl Handler for Bind {
-    async fn handle(&self, context: &RequestContext, body: Value) -> Result<Value, ApiError> {
-        let pods = GroupResource::new("", "pods");
-        let (namespace, name) = (&context.info.namespace, &context.info.name);
-        let pod = context.objects.get(&pods, namespace, name).await?;
-        let mut pod = (*pod.ok_or_else(|| ApiError::not_found(&pods, name))?).clone();
-        pod["spec"]["nodeName"] = body["target"]["name"].clone();
-        context.objects.update(&pods, pod).await?;
-        Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
-    }
-}
-
-/// Gives tokens that tell what was asked for.
-struct Token;
-
-#[async_trait]
-impl Handler for Token {
-    async fn handle(&self, context: &RequestContext, mut body: Value) -> Result<Value, ApiError> {
-        let seconds = body["spec"]["expirationSeconds"].as_i64().unwrap();
-        let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
-        let token = json!([
-            context.info.name,
-            body["spec"]["audiences"],
-            body["spec"]["boundObjectRef"]["uid"]
-        ]);
-        body["status"] =
-            json!({"token": token.to_string(), "expirationTimestamp": expires.to_string()});
-        Ok(body)
-    }
-}
-
-/// Allocates addresses of services.
-#[derive(Default)]
-struct Addresses(AtomicU8);
-
-#[async_trait]
-impl Admission for Addresses {
-    fn handles(&self, operation: Operation, resource: &Resource, subresource: &str) -> bool {
-        operation == Operation::Create
-            && subresource.is_empty()
-            && resource.kind.gvk.kind == "Service"
-    }
-
-    async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
-        if let Some(service) = &mut request.object
-            && object::text(service, "/spec/clusterIP").is_empty()
-        {
-            let ip = format!("10.96.0.{}", 10 + self.0.fetch_add(1, Ordering::Relaxed));
-            service["spec"]["clusterIP"] = ip.as_str().into();
-            service["spec"]["clusterIPs"] = json!([ip]);
-        }
-        Ok(())
-    }
-}
-
 /// One API server, called as an administrator.
 #[derive(Clone)]
 pub struct Cluster {
@@ -91,18 +30,20 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    fn new(allocates: bool) -> Self {
+    async fn new(addressing: ServiceAddressing) -> Self {
         let store = Arc::new(SqliteStore::open_in_memory().unwrap());
-        let mut builder = ApiServer::builder(store)
-            .kinds(kinds::builtin())
-            .handler("", "pods", "binding", Arc::new(Bind))
-            .handler("", "serviceaccounts", "token", Arc::new(Token));
-        if allocates {
-            builder = builder.admission(Arc::new(Addresses::default()));
-        }
-        Self {
-            server: builder.build(),
-        }
+        let identity = BuiltinOptions {
+            signer: Arc::new(TokenSigner::generate().unwrap()),
+            issuer: "https://kubernetes.default.svc".into(),
+            anonymous: true,
+            addressing,
+        };
+        let builder = ApiServer::builder(store).kinds(kinds::builtin());
+        let (builder, builtin) = install(builder, identity);
+        let server = builder.build();
+        builtin.prepare(None).await.unwrap();
+        tokio::spawn(builtin.run(CancellationToken::new()));
+        Self { server }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -112,12 +53,7 @@ impl Cluster {
             request
                 .extensions_mut()
                 .insert(UserInfo::system_masters("test"));
-            async move {
-                if request.method() == Method::PATCH {
-                    return Ok(merge_patch(server, request).await);
-                }
-                server.oneshot(request).await
-            }
+            async move { server.oneshot(request).await }
         });
         kube::Client::new(service, "default")
     }
@@ -227,8 +163,8 @@ impl World {
     /// Both servers with what is there before a syncer starts.
     pub async fn new() -> Self {
         let world = Self {
-            host: Cluster::new(true),
-            inside: Cluster::new(false),
+            host: Cluster::new(ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap())).await,
+            inside: Cluster::new(ServiceAddressing::FromHost).await,
             authority: CertificateAuthority::generate("test").unwrap(),
             config: Config::default(),
             running: None,
@@ -236,6 +172,11 @@ impl World {
         let host = &world.host;
         host.create("/api/v1/namespaces", json!({"metadata": {"name": "demo"}}))
             .await;
+        for name in ["default", "vc-workload-vc"] {
+            let account = json!({"metadata": {"name": name, "namespace": "demo"}});
+            host.create("/api/v1/namespaces/demo/serviceaccounts", account)
+                .await;
+        }
         let labels = json!({"app": "coracle", "release": "vc"});
         host.create(
             "/api/v1/namespaces/demo/services",
@@ -253,15 +194,6 @@ impl World {
             }),
         )
         .await;
-        for namespace in ["default", "kube-system", "kube-node-lease"] {
-            world
-                .inside
-                .create(
-                    "/api/v1/namespaces",
-                    json!({"metadata": {"name": namespace}}),
-                )
-                .await;
-        }
         let account = json!({"metadata": {"name": "default", "namespace": "default"}});
         world
             .inside
@@ -368,70 +300,3 @@ pub fn pod(name: &str) -> Value {
 
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 pub const HOST_PODS: &str = "/api/v1/namespaces/demo/pods";
-
-async fn merge_patch(
-    server: ApiServer,
-    request: Request<Body>,
-) -> http::Response<coracle_apiserver::Body> {
-    use http_body_util::BodyExt;
-    let (parts, body) = request.into_parts();
-    let patch: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
-    loop {
-        let make = |method: Method, body: Vec<u8>| {
-            let mut request = Request::builder()
-                .method(method)
-                .uri(parts.uri.clone())
-                .header("content-type", "application/json")
-                .body(Body::from(body))
-                .unwrap();
-            request
-                .extensions_mut()
-                .insert(UserInfo::system_masters("test"));
-            request
-        };
-        let found = server
-            .clone()
-            .oneshot(make(Method::GET, Vec::new()))
-            .await
-            .unwrap();
-        if !found.status().is_success() {
-            return found;
-        }
-        let mut object: Value =
-            serde_json::from_slice(&found.into_body().collect().await.unwrap().to_bytes()).unwrap();
-        merge(&mut object, &patch);
-        let put = server
-            .clone()
-            .oneshot(make(Method::PUT, object.to_string().into_bytes()))
-            .await
-            .unwrap();
-        if put.status() != 409 {
-            return put;
-        }
-    }
-}
-
-fn merge(into: &mut Value, patch: &Value) {
-    if let (Value::Object(into), Value::Object(patch)) = (&mut *into, patch) {
-        for (key, value) in patch {
-            if value.is_null() {
-                into.remove(key);
-            } else {
-                merge(into.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        return;
-    }
-    if let Value::Object(map) = patch {
-        *into = json!({});
-        for (key, value) in map {
-            if !value.is_null() {
-                let mut inner = Value::Null;
-                merge(&mut inner, value);
-                into[key] = inner;
-            }
-        }
-    } else {
-        *into = patch.clone();
-    }
-}

@@ -83,7 +83,7 @@ async fn a_service_gets_its_address_from_the_host() {
     );
     assert!(host["spec"].get("externalIPs").is_none());
     let ip = object::text(&host, "/spec/clusterIP").to_owned();
-    assert!(ip.starts_with("10.96.0."));
+    assert!(ip.starts_with("10.96."));
     world
         .inside
         .until(&format!("{SERVICES}/web"), "no address", |s| {
@@ -207,4 +207,104 @@ async fn nothing_is_put_back_once_the_virtual_cluster_is_deleted() {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     let list = world.host.get(HOST_PODS).await.unwrap();
     assert_eq!(object::items(&list, "/items").len(), 1, "{list}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_ports_are_those_of_the_host_and_follow_the_type() {
+    let world = World::running().await;
+    world
+        .inside
+        .create(
+            SERVICES,
+            json!({
+                "metadata": {"name": "web", "namespace": "default"},
+                "spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80}]},
+            }),
+        )
+        .await;
+    let path = format!("{SERVICES}/web");
+    let port = |service: &serde_json::Value| service["spec"]["ports"][0]["nodePort"].as_i64();
+    let inside = world
+        .inside
+        .until(&path, "no node port", |s| port(s).is_some_and(|p| p > 0))
+        .await;
+    let host_path = "/api/v1/namespaces/demo/services/web-x-default-x-vc";
+    assert_eq!(
+        port(&world.host.get(host_path).await.unwrap()),
+        port(&inside)
+    );
+    world
+        .inside
+        .patch(&path, json!({"spec": {"type": "ClusterIP"}}))
+        .await;
+    world
+        .host
+        .until(host_path, "still a node port", |s| {
+            s["spec"]["type"] == "ClusterIP" && port(s).is_none()
+        })
+        .await;
+    world
+        .inside
+        .patch(&path, json!({"spec": {"type": "LoadBalancer"}}))
+        .await;
+    world
+        .host
+        .until(host_path, "no load balancer", |s| {
+            s["spec"]["type"] == "LoadBalancer" && port(s).is_some()
+        })
+        .await;
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.80"}]}}});
+    world
+        .host
+        .patch(&format!("{host_path}/status"), status)
+        .await;
+    world
+        .inside
+        .until(&path, "no address", |s| {
+            s["status"]["loadBalancer"]["ingress"][0]["ip"] == "192.0.2.80"
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_selector_has_its_endpoints_on_the_host() {
+    let world = World::running().await;
+    world
+        .inside
+        .create(
+            SERVICES,
+            json!({
+                "metadata": {"name": "db", "namespace": "default"},
+                "spec": {"ports": [{"port": 5432}]},
+            }),
+        )
+        .await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    world
+        .inside
+        .create(
+            slices,
+            json!({
+                "metadata": {"name": "db-1", "namespace": "default",
+                             "labels": {"kubernetes.io/service-name": "db"}},
+                "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.7"]}],
+                "ports": [{"port": 5432, "protocol": "TCP"}],
+            }),
+        )
+        .await;
+    let on_host = "/apis/discovery.k8s.io/v1/namespaces/demo/endpointslices/db-1-x-default-x-vc";
+    let slice = world.host.appears(on_host).await;
+    assert_eq!(
+        object::label(&slice, "kubernetes.io/service-name"),
+        Some("db-x-default-x-vc")
+    );
+    // With a selector the host makes its own.
+    world
+        .inside
+        .patch(
+            &format!("{SERVICES}/db"),
+            json!({"spec": {"selector": {"app": "db"}}}),
+        )
+        .await;
+    world.host.disappears(on_host).await;
 }
