@@ -7,6 +7,7 @@ use std::time::Duration;
 use coracle_apiserver::access::UserInfo;
 use coracle_apiserver::admission::{KubernetesService, ServiceAddressing};
 use coracle_apiserver::builtin::{BuiltinOptions, install};
+use coracle_apiserver::documents::Documents;
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_controllers::{Options, SchedulerOptions, run};
 use coracle_pki::TokenSigner;
@@ -37,6 +38,11 @@ impl Cluster {
     }
 
     pub async fn start_with(options: Options) -> Self {
+        // Shows with RUST_LOG what the controllers do.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let store = Arc::new(SqliteStore::open_in_memory().unwrap());
         let builder = ApiServer::builder(store).kinds(kinds::builtin());
         let (builder, builtin) = install(
@@ -54,7 +60,8 @@ impl Cluster {
             endpoint_port: 6443,
         };
         builtin.prepare(Some(&service)).await.unwrap();
-        let server = builder.build();
+        let documents = Documents::new(builder.registry(), Arc::new(|_| None));
+        let server = builder.route(Arc::new(documents)).build();
         let as_admin = server.map_request(|mut request: Request<kube::client::Body>| {
             request
                 .extensions_mut()
