@@ -10,6 +10,7 @@ pub mod body;
 pub mod builtin;
 pub mod codec;
 pub mod connect;
+pub mod custom_kinds;
 mod decode;
 pub mod discovery;
 mod dispatch;

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::kind::Strategy;
 
+/// Holds a definition until its objects are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
 /// The rules of CustomResourceDefinitions.
 pub(in crate::kinds) struct CustomResourceDefinition;
 /// The rules of validating and mutating webhook configurations.
@@ -66,6 +69,15 @@ impl Strategy for CustomResourceDefinition {
                 *status = json!({});
             }
             status["storedVersions"] = Value::Array(stored);
+        }
+        let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
+            return;
+        };
+        let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
+        if let Some(list) = finalizers.as_array_mut()
+            && !list.iter().any(|f| f == CLEANUP)
+        {
+            list.push(CLEANUP.into());
         }
     }
 
@@ -144,6 +156,11 @@ impl Strategy for CustomResourceDefinition {
             }
         }
         crd_versions(&mut errors, spec, &path.child("versions"));
+        if errors.is_empty()
+            && let Err(found) = crate::kinds::custom(object)
+        {
+            errors = found;
+        }
         errors
     }
 
