@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_apiserver::access::UserInfo;
+use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::listener::ListenerLimits;
 use coracle_apiserver::{ApiServer, listener};
 use coracle_controllers::SchedulerOptions;
@@ -87,6 +88,8 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let store = Arc::new(SqliteStore::open(&database, SqliteOptions::default())?);
     let (server, builtin) = api::build(store, &pki, &options)?;
     api::bootstrap(&server, &builtin, &options).await?;
+    let custom = CustomKinds::new(server.clone());
+    custom.load().await?;
 
     let stop_serving = CancellationToken::new();
     let mut serving = JoinSet::new();
@@ -99,6 +102,11 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let stop = shutdown.clone();
     clients.spawn(async move {
         builtin.run(stop).await;
+        Ok(())
+    });
+    let stop = shutdown.clone();
+    clients.spawn(async move {
+        custom.run(stop).await;
         Ok(())
     });
     spawn_clients(&mut clients, &server, &pki, &options, &shutdown);

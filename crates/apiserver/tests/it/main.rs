@@ -7,6 +7,7 @@ mod support;
 mod basics;
 #[cfg(test)]
 mod builtin;
+mod custom;
 #[cfg(test)]
 mod listener;
 #[cfg(test)]

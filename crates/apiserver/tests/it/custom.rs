@@ -1,0 +1,110 @@
+//! Kinds that CustomResourceDefinitions define.
+
+use coracle_apiserver::custom_kinds::CustomKinds;
+use coracle_apiserver::{ApiServer, kinds};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Caller, Lines, store};
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+fn crd(group: &str, plural: &str, kind: &str) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {
+            "group": group, "scope": "Namespaced",
+            "names": {"plural": plural, "kind": kind},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": {"type": "object", "properties": {"n": {"type": "integer", "default": 1, "maximum": 5}}},
+                }}},
+            }],
+        },
+    })
+}
+
+/// Waits for a state of the definition that `wanted` accepts.
+async fn until(caller: &Caller, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let target = format!("{CRDS}?watch=true&fieldSelector=metadata.name={name}");
+    let mut lines = Lines::open(caller, &target).await;
+    loop {
+        let event = lines.next().await.expect("an event");
+        if wanted(&event) {
+            return event["object"].clone();
+        }
+    }
+}
+
+fn condition(event: &Value, r#type: &str, status: &str) -> bool {
+    let conditions = event["object"]["status"]["conditions"].as_array();
+    let mut all = conditions.into_iter().flatten();
+    all.any(|c| c["type"] == r#type && c["status"] == status)
+}
+
+#[tokio::test]
+async fn definitions_come_live_and_go() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server.clone());
+    let namespace = json!({"metadata": {"name": "default"}});
+    caller.post("/api/v1/namespaces", &namespace).await.ok();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(CustomKinds::new(server).run(stop.clone()));
+
+    let definition = crd("stable.example.com", "crontabs", "CronTab");
+    caller.post(CRDS, &definition).await.ok();
+    let name = "crontabs.stable.example.com";
+    let live = until(&caller, name, |e| condition(e, "Established", "True")).await;
+    assert_eq!(live["status"]["acceptedNames"]["kind"], "CronTab");
+
+    let objects = "/apis/stable.example.com/v1/namespaces/default/crontabs";
+    let object = json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "x"}, "spec": {}});
+    let made = caller.post(objects, &object).await.ok();
+    assert_eq!(made["spec"]["n"], 1);
+    let mut bad = object.clone();
+    bad["metadata"]["name"] = json!("y");
+    bad["spec"]["n"] = json!(9);
+    assert_eq!(caller.post(objects, &bad).await.failed().0, 422);
+
+    caller.delete(&format!("{CRDS}/{name}")).await.ok();
+    until(&caller, name, |e| e["type"] == "DELETED").await;
+    assert_eq!(caller.get(objects).await.failed().0, 404);
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn built_in_kinds_are_not_replaced() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server.clone());
+    let definition = crd("rbac.authorization.k8s.io", "roles", "Role");
+    caller.post(CRDS, &definition).await.ok();
+    CustomKinds::new(server).load().await.unwrap();
+    let name = "roles.rbac.authorization.k8s.io";
+    let refused = caller.get(&format!("{CRDS}/{name}")).await.ok();
+    assert!(condition(
+        &json!({"object": refused}),
+        "NamesAccepted",
+        "False"
+    ));
+    caller
+        .get("/apis/rbac.authorization.k8s.io/v1/roles")
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn a_bad_schema_is_refused_at_once() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server);
+    let mut definition = crd("stable.example.com", "crontabs", "CronTab");
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["a"] = json!({});
+    let (code, message) = caller.post(CRDS, &definition).await.failed();
+    assert_eq!(code, 422);
+    assert!(
+        message.contains("spec.versions[0].schema.openAPIV3Schema"),
+        "{message}"
+    );
+}
