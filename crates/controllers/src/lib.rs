@@ -7,9 +7,11 @@
 mod api;
 mod claim;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod error;
 mod events;

@@ -16,8 +16,8 @@ use crate::objects::apps::ReplicaSet;
 use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
 use crate::{
-    daemonset, deployment, endpoints, gc, job, namespace, nodelifecycle, podgc, replicaset,
-    statefulset, tenancy,
+    cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, nodelifecycle,
+    podgc, replicaset, statefulset, tenancy,
 };
 
 /// Which controllers to run.
@@ -84,6 +84,8 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("daemonset", daemonset::start),
     ("job", job::start),
     ("ttl-after-finished-controller", job::start_ttl),
+    ("cronjob", cronjob::start),
+    ("disruption", disruption::start),
     ("endpointslice", endpoints::start_slices),
     ("endpoints", endpoints::start_endpoints),
     ("node-lifecycle", nodelifecycle::start),
