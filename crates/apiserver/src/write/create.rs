@@ -30,7 +30,10 @@ impl Writer<'_> {
             ));
         }
         let strategy = self.resource.strategy();
+        self.drop_status(&mut object);
         strategy.default(&mut object);
+        // Before admission: what rules add belongs to nobody.
+        self.track(None, &mut object);
         let name = object::name(&object).to_owned();
         let at = (namespace, name.as_str());
         let (mut object, mutated) = self.mutate(Operation::Create, at, object, None).await?;
@@ -57,15 +60,18 @@ impl Writer<'_> {
             .await
     }
 
-    fn prepare(&self, object: &mut Value) {
-        let strategy = self.resource.strategy();
+    fn drop_status(&self, object: &mut Value) {
         if self.resource.stored_kind.has_subresource("status")
             && !keeps_status(self)
             && let Some(map) = object.as_object_mut()
         {
             map.remove("status");
         }
-        self.track(None, object);
+    }
+
+    fn prepare(&self, object: &mut Value) {
+        let strategy = self.resource.strategy();
+        self.drop_status(object);
         let tracks = strategy.tracks_generation(object);
         meta::set_generation(object, i64::from(tracks));
         strategy.prepare_for_create(object);

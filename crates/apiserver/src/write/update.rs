@@ -76,12 +76,13 @@ impl Writer<'_> {
         restrict(self, &mut new, old, part);
         let strategy = self.resource.strategy();
         strategy.default(&mut new);
+        // Before admission: what rules change belongs to nobody.
+        self.track(Some(old), &mut new);
         let (mut new, mutated) = self.mutate(Operation::Update, at, new, Some(old)).await?;
         if mutated {
             restrict(self, &mut new, old, part);
             strategy.default(&mut new);
         }
-        self.track(Some(old), &mut new);
         match part {
             Part::Main => strategy.prepare_for_update(&mut new, old),
             Part::Status => strategy.prepare_for_status_update(&mut new, old),
