@@ -10,6 +10,7 @@ pub mod logfiles;
 pub mod manager;
 pub mod runtime;
 pub mod sandbox;
+pub mod start;
 pub mod status;
 #[cfg(test)]
 mod status_tests;
