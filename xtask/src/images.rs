@@ -22,6 +22,10 @@ const NGINX_PACKAGES: &[&str] = &[
     "libc6",
 ];
 
+/// What busybox needs: the dynamic one, for a static program of glibc cannot
+/// look names up.
+const BUSYBOX_PACKAGES: &[&str] = &["busybox", "libc6"];
+
 /// Commands of busybox that the images offer.
 const APPLETS: &[&str] = &[
     "sh", "cat", "echo", "env", "false", "grep", "head", "hostname", "id", "ls", "mkdir", "mount",
@@ -93,6 +97,7 @@ pub fn busybox() -> Result<PathBuf> {
     }
     let root = fresh("busybox-root")?;
     add_busybox(&root)?;
+    quiet(Command::new("/sbin/ldconfig").arg("-r").arg(&root))?;
     for directory in ["tmp", "dev", "proc", "sys", "www"] {
         fs::create_dir_all(root.join(directory)).map_err(|e| e.to_string())?;
     }
@@ -120,8 +125,7 @@ fn add_busybox(root: &Path) -> Result {
     let bin = root.join("bin");
     fs::create_dir_all(&bin).map_err(|e| e.to_string())?;
     fs::create_dir_all(root.join("etc")).map_err(|e| e.to_string())?;
-    fs::copy("/bin/busybox", bin.join("busybox"))
-        .map_err(|e| format!("/bin/busybox (package busybox-static): {e}"))?;
+    install::unpack_packages(BUSYBOX_PACKAGES, &root.to_path_buf())?;
     for applet in APPLETS {
         let _ = symlink("busybox", bin.join(applet));
     }

@@ -20,8 +20,6 @@ pub struct Host {
     pub context: String,
     /// The namespace that the context chooses.
     pub namespace: String,
-    /// Host and port of the API server, for messages.
-    pub server: String,
 }
 
 /// The context that `connect` writes for a virtual cluster.
@@ -64,10 +62,7 @@ impl Host {
             .map_err(|e| {
                 CliError::failure(format!("context {context:?} cannot be used")).because(e)
             })?;
-        let (namespace, server) = (
-            config.default_namespace.clone(),
-            config.cluster_url.to_string(),
-        );
+        let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(|e| {
             CliError::failure(format!("context {context:?} cannot be used")).because(e)
         })?;
@@ -75,7 +70,6 @@ impl Host {
             client,
             context,
             namespace,
-            server,
         })
     }
 }

@@ -109,7 +109,7 @@ impl World {
             ),
             (
                 "processes",
-                "pgrep -a 'containerd|coracle' | grep -v e2e".to_owned(),
+                "pgrep -a 'containerd|coracle' | grep -v -e e2e -e defunct".to_owned(),
             ),
             (
                 "rules",

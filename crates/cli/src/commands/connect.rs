@@ -24,9 +24,11 @@ use crate::tenants;
 
 /// How long to wait for the credentials of a virtual cluster that is starting.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a direct connection to the Service may take before a forwarded
-/// port is used in its place.
-const DIRECT_TIMEOUT: Duration = Duration::from_millis(700);
+/// How long a connection to the Service's address may take: where there is no
+/// route, nothing answers, and a forwarded port is used in its place.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the API may take to answer on a connection that was accepted.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a forwarded port may take until the API answers through it.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often it is asked meanwhile.
@@ -216,11 +218,14 @@ async fn direct_url(host: &Host, name: &str, namespace: &str, entry: &Entry) -> 
     let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
     let service = services.get(&names::service(name)).await.ok()?;
     let address = service.spec?.cluster_ip?;
-    let url = format!("https://{address}:443");
-    tokio::time::timeout(DIRECT_TIMEOUT, answers(entry, &url))
+    let connect = tokio::net::TcpStream::connect(format!("{address}:443"));
+    tokio::time::timeout(DIRECT_TIMEOUT, connect)
         .await
         .ok()?
-        .then_some(url)
+        .ok()?;
+    let url = format!("https://{address}:443");
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, answers(entry, &url)).await;
+    answered.ok()?.then_some(url)
 }
 
 /// True if the virtual API server, and none other, answers at a URL.
@@ -331,17 +336,18 @@ async fn forward_until_gone(host: &Host, name: &str, namespace: &str, port: u16)
     let listener = listen(port).await?;
     let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
     let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
+    let lost = |error: String| CliError::failure("lost the host cluster").because(error);
     let service = names::service(name);
-    let gone = kube::runtime::wait::await_condition(
-        services,
-        &service,
-        kube::runtime::wait::conditions::is_deleted(""),
-    );
+    let object = services
+        .get(&service)
+        .await
+        .map_err(|e| lost(e.to_string()))?;
+    let uid = object.metadata.uid.unwrap_or_default();
+    let deleted = kube::runtime::wait::conditions::is_deleted(&uid);
+    let gone = kube::runtime::wait::await_condition(services, &service, deleted);
     tokio::select! {
         () = forward_connections(listener, pods, names::pod(name)) => Ok(()),
-        result = gone => result.map(drop).map_err(|error| {
-            CliError::failure("lost the host cluster").because(error)
-        }),
+        result = gone => result.map(drop).map_err(|e| lost(e.to_string())),
     }
 }
 

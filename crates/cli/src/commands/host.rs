@@ -285,7 +285,7 @@ async fn down(environment: &Environment, arguments: &Down) -> Result {
                 .hint("run it as root, for example with sudo")
         })?;
         let started = Instant::now();
-        while host::running(&layout) == Some(pid) || Path::new(&format!("/proc/{pid}")).exists() {
+        while host::is_alive(pid) {
             if started.elapsed() > DOWN_TIMEOUT {
                 return Err(CliError::failure(format!(
                     "the host (process {pid}) has not stopped after {} s",

@@ -239,8 +239,9 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Logging to standard error and signals, as every role has them.
 fn start_role() -> Result<CancellationToken> {
-    let filter = EnvFilter::try_from_env("CORACLE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,kube_client=warn,kube_runtime=warn"));
+    let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| {
+        EnvFilter::new("info,hickory_server=warn,kube_client=warn,kube_runtime=warn")
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

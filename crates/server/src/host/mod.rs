@@ -137,6 +137,17 @@ impl Layout {
     }
 }
 
+/// True while a process exists and has not ended; one that has ended but was
+/// not waited for by its parent counts as ended.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name in parentheses, which may hold any character.
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    state.is_some_and(|state| state != "Z" && state != "X")
+}
+
 /// The process id of the running supervisor of a data directory, if one runs.
 pub fn running(layout: &Layout) -> Option<i32> {
     let text = std::fs::read_to_string(layout.pid_file()).ok()?;
