@@ -8,6 +8,7 @@ mod install;
 mod shell;
 mod test;
 mod tidy;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   e2e     the end-to-end tests alone; further words choose scenarios
   tidy    check the rules of the repository
   facts   FILE: generate the table of API schemas from the kubernetes-validate package
+  wire    DIRECTORY: generate the table of protobuf fields from Kubernetes' Go modules
   image   write coracle's own image as an OCI archive";
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["facts", source] => {
             facts::generate(std::path::Path::new(source)).map_err(|e| e.to_string())
         }
+        ["wire", source] => wire::generate(std::path::Path::new(source)).map_err(|e| e.to_string()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -2,7 +2,7 @@
 
 use coracle_machinery::object::text;
 use coracle_machinery::schema::{FieldValidation, Schema, decode, decode_value};
-use coracle_machinery::{ApiError, GroupVersionKind};
+use coracle_machinery::{ApiError, GroupVersionKind, protobuf};
 use serde_json::Value;
 
 use crate::negotiate::ContentType;
@@ -29,6 +29,10 @@ pub fn object(
     let decoded = match form {
         ContentType::Yaml | ContentType::Apply => {
             let value = yaml(bytes)?;
+            decode_value(value, schema, validation)?
+        }
+        ContentType::Protobuf => {
+            let value = protobuf::decode_request(bytes)?;
             decode_value(value, schema, validation)?
         }
         _ => decode(bytes, schema, validation)?,

@@ -406,8 +406,8 @@ impl Call<'_> {
         let value = if bytes.is_empty() {
             Value::Null
         } else {
-            content_type(&self.headers, false)?;
-            decode::value(&bytes)?
+            let form = content_type(&self.headers, false)?;
+            decode::object(&bytes, form, None, FieldValidation::Ignore, &|_| {})?
         };
         DeleteOptions::parse(&self.context.query, &value)
     }

@@ -1,6 +1,6 @@
 //! Content negotiation: what the client sends and what it accepts.
 
-use coracle_machinery::{ApiError, Reason};
+use coracle_machinery::{ApiError, Reason, protobuf};
 use http::{HeaderMap, header};
 
 /// The clauses of an Accept header that are looked at.
@@ -80,6 +80,8 @@ pub enum ContentType {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
     /// `application/json-patch+json`.
     JsonPatch,
     /// `application/merge-patch+json`.
@@ -107,11 +109,14 @@ pub fn content_type(headers: &HeaderMap, patch: bool) -> Result<ContentType, Api
         ("application/apply-patch+yaml", true) => Ok(ContentType::Apply),
         ("" | "application/json", false) => Ok(ContentType::Json),
         ("application/yaml", false) => Ok(ContentType::Yaml),
+        (protobuf::MEDIA_TYPE, false) => Ok(ContentType::Protobuf),
         (_, true) => Err(unsupported(
             "application/json-patch+json, application/merge-patch+json, \
              application/strategic-merge-patch+json, application/apply-patch+yaml",
         )),
-        (_, false) => Err(unsupported("application/json, application/yaml")),
+        (_, false) => Err(unsupported(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 

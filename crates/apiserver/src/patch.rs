@@ -115,7 +115,7 @@ impl Patch {
                 Some(schema) if !schema.is_custom() => Form::Strategic(map(bytes)?, schema.clone()),
                 _ => return Err(unsupported()),
             },
-            ContentType::Apply | ContentType::Json | ContentType::Yaml => {
+            ContentType::Apply | ContentType::Json | ContentType::Yaml | ContentType::Protobuf => {
                 return Err(unsupported());
             }
         };
