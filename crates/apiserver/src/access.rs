@@ -52,6 +52,11 @@ impl UserInfo {
 #[derive(Clone, Debug)]
 pub struct PeerCertificates(pub std::sync::Arc<Vec<rustls_pki_types::CertificateDer<'static>>>);
 
+/// Whom the certificates of a connection name, found out once for all of its
+/// requests. The listener puts it beside [`PeerCertificates`].
+#[derive(Clone, Debug, Default)]
+pub struct PeerIdentity(pub std::sync::Arc<std::sync::OnceLock<Option<UserInfo>>>);
+
 /// What a request wants to do, as authorisers see it.
 #[derive(Clone, Debug, Default)]
 pub struct Attributes {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use crate::access::PeerCertificates;
+use crate::access::{PeerCertificates, PeerIdentity};
 use crate::server::ApiServer;
 
 /// Pause after `accept` failed, as it does when file descriptors run out.
@@ -148,9 +148,11 @@ async fn connection(
         let owned = chain.iter().map(|c| c.clone().into_owned()).collect();
         PeerCertificates(Arc::new(owned))
     });
+    let identity = PeerIdentity::default();
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(chain) = &chain {
             request.extensions_mut().insert(chain.clone());
+            request.extensions_mut().insert(identity.clone());
         }
         server.clone().call(request)
     });

@@ -13,7 +13,7 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::tokens::{CREDENTIAL_ID, ServiceAccountTokens};
-use crate::access::{Authenticator, PeerCertificates, UserInfo};
+use crate::access::{Authenticator, PeerCertificates, PeerIdentity, UserInfo};
 
 /// All authenticators: a client certificate, else a bearer token, else (if
 /// permitted) nobody in particular.
@@ -58,6 +58,14 @@ impl Authenticator for Authenticators {
 /// the user, its organisations are the groups.
 fn by_certificate(request: &Parts) -> Option<UserInfo> {
     let chain = request.extensions.get::<PeerCertificates>()?;
+    match request.extensions.get::<PeerIdentity>() {
+        Some(known) => known.0.get_or_init(|| named_by(chain)).clone(),
+        None => named_by(chain),
+    }
+}
+
+/// Whom a chain of certificates names.
+fn named_by(chain: &PeerCertificates) -> Option<UserInfo> {
     let leaf = chain.0.first()?;
     let (name, organizations) = certificate_subject(leaf).ok()?;
     if name.is_empty() {
