@@ -346,7 +346,7 @@ impl Call<'_> {
         let narrow = special::narrowing(&self.context.info);
         let subresource = &self.context.info.subresource;
         let mut change = |old: &Value| {
-            let current = resource.from_stored(old.clone());
+            let current = resource.to_served(old.clone());
             let new = patch.apply(&current, &options, subresource, &warn)?;
             narrow(old, self.claim(new)?)
         };

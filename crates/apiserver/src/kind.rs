@@ -170,7 +170,7 @@ pub trait Conversion: Send + Sync + 'static {
     fn to_stored(&self, object: Value) -> Value;
 
     /// From the stored to the served form, `apiVersion` included.
-    fn from_stored(&self, object: Value) -> Value;
+    fn to_served(&self, object: Value) -> Value;
 }
 
 /// The rules of a kind, after `k8s.io/apiserver/pkg/registry/rest`. All

@@ -48,7 +48,7 @@ impl ServerObjects {
 }
 
 fn served(resource: &Resource, written: &Written) -> Result<Value, ApiError> {
-    Ok(resource.from_stored(written.object()?))
+    Ok(resource.to_served(written.object()?))
 }
 
 #[async_trait]

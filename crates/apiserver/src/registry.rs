@@ -82,9 +82,9 @@ impl Resource {
     }
 
     /// From the stored to the served form.
-    pub fn from_stored(&self, mut object: Value) -> Value {
+    pub fn to_served(&self, mut object: Value) -> Value {
         if let Some(stored) = &self.kind.stored_as {
-            object = stored.conversion.from_stored(object);
+            object = stored.conversion.to_served(object);
         }
         object["apiVersion"] = self.api_version.clone().into();
         object["kind"] = self.kind.gvk.kind.clone().into();

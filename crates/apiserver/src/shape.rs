@@ -89,7 +89,7 @@ impl Shaper {
     /// As `single`.
     pub fn single_value(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
         if self.shape == Shape::Object {
-            return Ok(format!("{}\n", resource.from_stored(object.clone())).into());
+            return Ok(format!("{}\n", resource.to_served(object.clone())).into());
         }
         let revision = object::resource_version(object).parse().unwrap_or(0);
         self.single(resource, &crate::codec::encode(object), revision)

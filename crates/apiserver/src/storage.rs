@@ -24,6 +24,8 @@ const CACHED_OBJECTS: usize = 4096;
 const CACHED_OBJECT_BYTES: usize = 64 << 10;
 /// Lists of more objects than this are not kept.
 const CACHED_LIST: usize = 2048;
+/// Lists kept: a few cluster-wide ones, and one for each busy namespace.
+const CACHED_LISTS: usize = 256;
 /// Keys read at a time where a whole resource is walked.
 const WALK_PAGE: usize = 500;
 
@@ -91,14 +93,19 @@ pub fn parse_served(
     stored: &[u8],
     revision: Revision,
 ) -> Result<Value, ApiError> {
-    Ok(resource.from_stored(codec::parse(stored, revision)?))
+    Ok(resource.to_served(codec::parse(stored, revision)?))
 }
 
 #[derive(Default)]
 struct Cache {
     objects: HashMap<String, Arc<Value>>,
     /// By storage name and namespace: the generation that it was read at.
-    lists: HashMap<(GroupResource, String), (u64, Vec<Arc<Value>>)>,
+    lists: HashMap<(GroupResource, String), CachedList>,
+}
+
+struct CachedList {
+    generation: u64,
+    objects: Vec<Arc<Value>>,
 }
 
 /// The store with what the pipeline keeps beside it.
@@ -242,10 +249,10 @@ impl Storage {
         let hub: Arc<Hub> = self.hubs.get(&resource).await?;
         let generation = hub.generation();
         let cache_key = (resource.storage.clone(), namespace.to_owned());
-        if let Some((read_at, list)) = lock(&self.cache).lists.get(&cache_key)
-            && *read_at == generation
+        if let Some(list) = lock(&self.cache).lists.get(&cache_key)
+            && list.generation == generation
         {
-            return Ok(list.clone());
+            return Ok(list.objects.clone());
         }
         let mut list = Vec::new();
         let mut request = ListRequest {
@@ -270,10 +277,16 @@ impl Storage {
         }
         if list.len() <= CACHED_LIST {
             let mut cache = lock(&self.cache);
-            if cache.lists.len() >= CACHED_LIST {
+            let held: usize = cache.lists.values().map(|l| l.objects.len()).sum();
+            if cache.lists.len() >= CACHED_LISTS || held + list.len() > CACHED_OBJECTS {
                 cache.lists.clear();
             }
-            cache.lists.insert(cache_key, (generation, list.clone()));
+            let objects = list.clone();
+            let list = CachedList {
+                generation,
+                objects,
+            };
+            cache.lists.insert(cache_key, list);
         }
         Ok(list)
     }

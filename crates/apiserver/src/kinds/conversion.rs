@@ -30,7 +30,7 @@ impl Conversion for EventsGroup {
         object
     }
 
-    fn from_stored(&self, mut object: Value) -> Value {
+    fn to_served(&self, mut object: Value) -> Value {
         if let Some(map) = object.as_object_mut() {
             for (core, group) in EVENT_FIELDS {
                 rename(map, core, group);
@@ -105,7 +105,7 @@ impl Conversion for AutoscalerV1 {
         object
     }
 
-    fn from_stored(&self, mut object: Value) -> Value {
+    fn to_served(&self, mut object: Value) -> Value {
         let mut annotations = Vec::new();
         if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
             let mut metrics = take_list(spec, "metrics");
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(stored["message"], "n");
         assert_eq!(stored["reportingComponent"], "c");
         assert_eq!(stored["apiVersion"], "v1");
-        assert_eq!(EventsGroup.from_stored(stored), served);
+        assert_eq!(EventsGroup.to_served(stored), served);
     }
 
     #[test]
@@ -389,7 +389,7 @@ mod tests {
             "status": {"conditions": [{"type": "AbleToScale"}], "currentReplicas": 1,
                 "currentMetrics": [{"type": "Resource", "resource": {"name": "memory", "current": {"averageValue": "1Gi"}}}]},
         });
-        let served = AutoscalerV1.from_stored(stored.clone());
+        let served = AutoscalerV1.to_served(stored.clone());
         assert_eq!(served["spec"]["targetCPUUtilizationPercentage"], 50);
         assert!(served["spec"].get("metrics").is_none());
         assert!(served["metadata"]["annotations"][METRICS].is_string());

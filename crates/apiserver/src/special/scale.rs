@@ -68,14 +68,14 @@ async fn write(
     let warn = |text: String| call.context.warn(text);
     let writer = call.writer(&options, &warn);
     let mut change = |old: &Value| {
-        let object = resource.from_stored(old.clone());
+        let object = resource.to_served(old.clone());
         let scale = make(&scale_of(resource, &object))?;
         Ok(resource.to_stored(scaled(resource, object, &scale)?))
     };
     let written = writer
         .update(call.namespace(), call.name(), Part::Main, &mut change)
         .await?;
-    let object = resource.from_stored(written.object()?);
+    let object = resource.to_served(written.object()?);
     Ok(json_value(StatusCode::OK, &scale_of(resource, &object)))
 }
 

@@ -188,7 +188,7 @@ fn hostile_shapes_do_not_panic() {
             kind.strategy.graceful_period(&object);
             if let Some(stored) = &kind.stored_as {
                 object = stored.conversion.to_stored(object);
-                object = stored.conversion.from_stored(object);
+                object = stored.conversion.to_served(object);
             }
             for field in kind.strategy.selectable_fields() {
                 kind.strategy.selectable_field(&object, field);
