@@ -12,9 +12,11 @@ pub mod marks;
 pub mod model;
 pub mod names;
 pub mod rules;
+mod semantics;
 mod set;
 
 pub use load::{ConfigError, Hint, Problem};
 pub use model::Config;
 pub use names::{NameError, host_cluster_name, host_name, validate_name};
 pub use rules::{PolicyRule, host_cluster_rules, host_rules};
+pub use semantics::parse_toleration;

@@ -1,7 +1,6 @@
 //! Pods to the host.
 
-use coracle_config::load::parse_toleration;
-use coracle_config::marks;
+use coracle_config::{marks, parse_toleration};
 use coracle_machinery::object;
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,8 +23,8 @@ use tracing::debug;
 use crate::Error;
 pub(crate) use tunnel::Pods;
 
-/// Connections at once. Each exec or port-forward holds one; beyond this,
-/// callers wait to be accepted.
+/// Connections at once. Each exec or port-forward holds one until its tunnel
+/// ends; beyond this, callers wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// How long a peer may take for the TLS handshake or for the head of a
@@ -106,27 +106,35 @@ pub(crate) async fn serve(listener: Listener, pods: Pods, stop: CancellationToke
                 continue;
             }
         };
-        let (tls, pods, stop) = (listener.tls.clone(), pods.clone(), stop.clone());
-        let tunnels = tasks.clone();
+        let Ok(permit) = permit else { break };
+        let (tls, pods) = (listener.tls.clone(), pods.clone());
+        let tunnels = Tunnels {
+            tasks: tasks.clone(),
+            permit: Arc::new(permit),
+            stop: stop.clone(),
+        };
+        let stop = stop.clone();
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = connection(stream, tls, pods, tunnels, stop.clone()) => {}
+                () = connection(stream, tls, pods, tunnels) => {}
             }
-            drop(permit);
         });
     }
     tasks.close();
     tasks.wait().await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: TlsAcceptor,
-    pods: Arc<Pods>,
-    tunnels: TaskTracker,
+/// Where the tunnels of one connection run.
+#[derive(Clone)]
+pub(crate) struct Tunnels {
+    tasks: TaskTracker,
+    /// The connection's place; a tunnel keeps it.
+    permit: Arc<OwnedSemaphorePermit>,
     stop: CancellationToken,
-) {
+}
+
+async fn connection(stream: TcpStream, tls: TlsAcceptor, pods: Arc<Pods>, tunnels: Tunnels) {
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "no TLS"),
@@ -135,10 +143,10 @@ async fn connection(
     let caller = Caller::of(stream.get_ref().1.peer_certificates());
     let service = service_fn(move |request| {
         let (pods, caller) = (pods.clone(), caller.clone());
-        let (tunnels, stop) = (tunnels.clone(), stop.clone());
+        let tunnels = tunnels.clone();
         async move {
             Ok::<_, std::convert::Infallible>(
-                tunnel::answer(&pods, &caller, request, &tunnels, stop).await,
+                tunnel::answer(&pods, &caller, request, &tunnels).await,
             )
         }
     });

@@ -14,12 +14,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::Caller;
 use super::route::{Route, route};
+use super::{Caller, Tunnels};
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 
@@ -73,8 +71,7 @@ pub(crate) async fn answer(
     pods: &Pods,
     caller: &Caller,
     request: Request<Incoming>,
-    tunnels: &TaskTracker,
-    stop: CancellationToken,
+    tunnels: &Tunnels,
 ) -> Answer {
     match caller {
         Caller::Trusted => {}
@@ -112,7 +109,7 @@ pub(crate) async fn answer(
             let uri = format!(
                 "/api/v1/namespaces/{host_namespace}/pods/{host_pod}/{subresource}?{query}"
             );
-            pass_on(pods, request, &uri, streams, tunnels, stop).await
+            pass_on(pods, request, &uri, streams, tunnels).await
         }
     }
 }
@@ -122,8 +119,7 @@ async fn pass_on(
     mut request: Request<Incoming>,
     uri: &str,
     streams: bool,
-    tunnels: &TaskTracker,
-    stop: CancellationToken,
+    tunnels: &Tunnels,
 ) -> Answer {
     let mut onward = Request::builder().method(request.method().clone()).uri(uri);
     if streams {
@@ -162,7 +158,8 @@ async fn pass_on(
     copy_headers(response.headers(), answer.headers_mut());
     let far = hyper::upgrade::on(&mut response);
     let near = hyper::upgrade::on(&mut request);
-    tunnels.spawn(async move {
+    let (permit, stop) = (tunnels.permit.clone(), tunnels.stop.clone());
+    tunnels.tasks.spawn(async move {
         let joined = async {
             let (far, near) = tokio::try_join!(far, near)?;
             let (mut far, mut near) = (TokioIo::new(far), TokioIo::new(near));
@@ -177,6 +174,7 @@ async fn pass_on(
                 }
             }
         }
+        drop(permit);
     });
     answer
 }

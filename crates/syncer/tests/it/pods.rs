@@ -218,8 +218,4 @@ async fn many_pods_reach_the_host_quickly() {
     times.sort();
     // The goal is a tenth of this, in a release build on an idle machine.
     assert!(times[times.len() / 2].as_millis() < 250, "{times:?}");
-    eprintln!(
-        "virtual create to host pod: p50 {:?}, max {:?}",
-        times[10], times[19]
-    );
 }
