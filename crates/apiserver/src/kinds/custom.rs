@@ -83,8 +83,11 @@ fn row(crd: &Value, index: usize, version: &Value) -> Result<Kind, Vec<FieldErro
 
 fn scale_paths(scale: &Value) -> ScalePaths {
     let pointer = |key: &str| -> Name {
-        let path = object::text(scale, &format!("/{key}"));
-        path.replace('.', "/").into()
+        match object::text(scale, &format!("/{key}")) {
+            // The empty pointer would be the whole object.
+            "" => "/".into(),
+            path => path.replace('.', "/").into(),
+        }
     };
     ScalePaths {
         spec_replicas: pointer("specReplicasPath"),

@@ -101,8 +101,8 @@ fn steps(mut rest: &str) -> Option<Vec<Step>> {
             }
             if let Some(tail) = tail.strip_prefix('*') {
                 (Step::All, tail)
-            } else if tail.starts_with('[') {
-                bracket(&tail[1..])?
+            } else if let Some(tail) = tail.strip_prefix('[') {
+                bracket(tail)?
             } else {
                 name(tail)?
             }
