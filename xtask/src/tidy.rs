@@ -45,7 +45,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
 const MAX_LINES: usize = 700;
 
 /// Files over `MAX_LINES`, with the most lines that each may have.
-const LONG_FILES: &[(&str, usize)] = &[];
+const LONG_FILES: &[(&str, usize)] = &[("crates/config/src/load.rs", 714)];
 
 /// Texts that may not appear in sources, and why.
 const FORBIDDEN: &[(&str, &str)] = &[
@@ -140,9 +140,12 @@ fn check_file(file: &Path, problems: &mut Vec<String>) -> Result {
         ));
     }
     for (pattern, why) in FORBIDDEN {
-        let allowed = ALLOWED
-            .iter()
-            .any(|(place, what)| name.starts_with(place) && (what.is_empty() || what == pattern));
+        // What a test prints is shown only if it fails, or read by its parent.
+        let in_test = name.contains("/tests/") && *pattern == "println!(";
+        let allowed = in_test
+            || ALLOWED.iter().any(|(place, what)| {
+                name.starts_with(place) && (what.is_empty() || what == pattern)
+            });
         if allowed {
             continue;
         }

@@ -184,10 +184,10 @@ fn container(pod: &Value, query: &Query) -> Result<String, ApiError> {
             )))
         };
     }
-    if let Some(chosen) = object::annotation(pod, DEFAULT_CONTAINER) {
-        if main.iter().any(|c| c == chosen) {
-            return Ok(chosen.to_owned());
-        }
+    if let Some(chosen) = object::annotation(pod, DEFAULT_CONTAINER)
+        && main.iter().any(|c| c == chosen)
+    {
+        return Ok(chosen.to_owned());
     }
     match main.as_slice() {
         [only] => Ok(only.clone()),

@@ -210,7 +210,9 @@ fn service_port(service: &Value, target: &Target<'_>) -> Result<String, ApiError
         "" => None,
         wanted => ports.iter().find(|port| {
             object::text(port, "/name") == wanted
-                || port.get("port").is_some_and(|p| p.to_string() == wanted)
+                || wanted
+                    .parse()
+                    .is_ok_and(|w: u64| port.get("port").and_then(Value::as_u64) == Some(w))
         }),
     };
     found
