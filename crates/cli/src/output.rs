@@ -29,11 +29,6 @@ impl Output {
         self.line("info", "36", text);
     }
 
-    /// Something that may surprise.
-    pub fn warn(&self, text: &str) {
-        self.line("warn", "33", text);
-    }
-
     /// Something that is done.
     pub fn done(&self, text: &str) {
         self.line("done", "32", text);

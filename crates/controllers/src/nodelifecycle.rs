@@ -21,13 +21,13 @@ use crate::objects::pod::{Pod, node_index};
 use crate::objects::{Condition, Kind, condition, time};
 use crate::queue::{Key, Next, Queue};
 
-use health::{Beat, silent_conditions, taints};
+use health::{silent_conditions, taints};
 
 const COMPONENT: &str = "node-controller";
 
 /// When each node was last heard, by this machine's clock: the clocks of nodes
 /// are not trusted.
-type Beats = Mutex<HashMap<String, Beat>>;
+type Beats = Mutex<HashMap<String, tokio::time::Instant>>;
 
 /// Registers the controller of node health and returns its work.
 pub(crate) fn start(context: &Context) -> Task {
@@ -84,14 +84,10 @@ pub(crate) fn start(context: &Context) -> Task {
 }
 
 fn beat(beats: &Beats, node: &str) {
-    let beat = Beat {
-        heard: tokio::time::Instant::now(),
-        at: Timestamp::now(),
-    };
     beats
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(node.to_owned(), beat);
+        .insert(node.to_owned(), tokio::time::Instant::now());
 }
 
 struct Health {
@@ -109,7 +105,7 @@ impl Health {
         };
         let heard = {
             let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-            beats.get(&key.name).map(|beat| beat.heard)
+            beats.get(&key.name).copied()
         };
         let silence = heard.map_or(Duration::ZERO, |heard| heard.elapsed());
         let silent = silence >= self.grace;

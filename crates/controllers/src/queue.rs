@@ -127,11 +127,6 @@ impl<K: Clone + Eq + Hash + std::fmt::Debug> Queue<K> {
         self.changed.notify_one();
     }
 
-    /// How often the key failed in a row.
-    pub(crate) fn failures(&self, key: &K) -> u32 {
-        self.state().failures.get(key).copied().unwrap_or(0)
-    }
-
     /// Takes the next key that is ready, or says when the next one is due.
     fn take(&self) -> Result<K, Option<Instant>> {
         let mut state = self.state();

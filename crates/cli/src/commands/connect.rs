@@ -162,10 +162,10 @@ pub async fn switch(environment: &Environment, host: &Host, name: &str, namespac
 
 fn finish(environment: &Environment, entry: &Entry) -> Result {
     let files = environment.files()?;
-    if let Some(old) = forward_pid(&files.read()?, &entry.name) {
-        if forward_pid_of(&entry.cluster) != Some(old) {
-            stop_forward(old);
-        }
+    if let Some(old) = forward_pid(&files.read()?, &entry.name)
+        && forward_pid_of(&entry.cluster) != Some(old)
+    {
+        stop_forward(old);
     }
     files.put(entry, true)?;
     let output = &environment.output;

@@ -32,10 +32,18 @@ pub(super) fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
+/// Addresses that share their ports.
+#[derive(Default)]
+struct Subset {
+    ports: Vec<Value>,
+    ready: Vec<Value>,
+    unready: Vec<Value>,
+}
+
 /// The subsets of a service: addresses by the ports they share.
 pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Value> {
     let publish_all = service.spec.publish_not_ready_addresses;
-    let mut by_ports: BTreeMap<String, (Vec<Value>, Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    let mut by_ports: BTreeMap<String, Subset> = BTreeMap::new();
     let mut count = 0;
     for pod in pods {
         if pod.metadata.is_deleting() && !publish_all {
@@ -90,33 +98,32 @@ pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Value> {
             address["hostname"] = hostname.into();
         }
         let key = Value::from(ports.clone()).to_string();
-        let subset = by_ports
-            .entry(key)
-            .or_insert_with(|| (ports, Vec::new(), Vec::new()));
+        let subset = by_ports.entry(key).or_insert_with(|| Subset {
+            ports,
+            ..Subset::default()
+        });
         if pod.is_ready() || publish_all {
-            subset.1.push(address);
+            subset.ready.push(address);
         } else {
-            subset.2.push(address);
+            subset.unready.push(address);
         }
     }
-    let subsets = by_ports
-        .into_values()
-        .map(|(ports, mut ready, mut unready)| {
-            let ip = |address: &Value| address["ip"].as_str().unwrap_or_default().to_owned();
-            ready.sort_by_key(ip);
-            unready.sort_by_key(ip);
-            let mut subset = json!({});
-            for (name, list) in [
-                ("addresses", ready),
-                ("notReadyAddresses", unready),
-                ("ports", ports),
-            ] {
-                if !list.is_empty() {
-                    subset[name] = list.into();
-                }
+    let subsets = by_ports.into_values().map(|mut of| {
+        let ip = |address: &Value| address["ip"].as_str().unwrap_or_default().to_owned();
+        of.ready.sort_by_key(ip);
+        of.unready.sort_by_key(ip);
+        let mut subset = json!({});
+        for (name, list) in [
+            ("addresses", of.ready),
+            ("notReadyAddresses", of.unready),
+            ("ports", of.ports),
+        ] {
+            if !list.is_empty() {
+                subset[name] = list.into();
             }
-            subset
-        });
+        }
+        subset
+    });
     subsets.collect()
 }
 

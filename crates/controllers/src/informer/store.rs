@@ -179,14 +179,6 @@ impl<T: Kind> Store<T> {
             self.notify(Some(&old), None);
         }
     }
-
-    /// A store that already holds objects.
-    #[cfg(test)]
-    pub(crate) fn holding(objects: Vec<T>) -> Arc<Self> {
-        let store = Self::new();
-        store.replace(objects, "1");
-        store
-    }
 }
 
 impl<T: Kind> Sink for Store<T> {

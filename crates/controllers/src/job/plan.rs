@@ -270,8 +270,7 @@ impl Planner<'_> {
             let at = deadline.map(|(seconds, start)| plus_seconds(start, seconds));
             look_again = sooner(look_again, at.map(|at| until(at, self.view.now)));
         }
-        let length = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        self.status.active = length(self.active.len());
+        self.status.active = i32::try_from(self.active.len()).unwrap_or(i32::MAX);
         Plan {
             status: self.status,
             counted: self.counted,

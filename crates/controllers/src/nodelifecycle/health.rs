@@ -2,17 +2,9 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::objects::core::{Node, NodeCondition, Taint};
 use crate::objects::time;
-
-/// When a node was last heard.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Beat {
-    pub heard: Instant,
-    pub at: Timestamp,
-}
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";

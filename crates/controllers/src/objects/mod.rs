@@ -230,11 +230,6 @@ pub(crate) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Microseconds-precision RFC 3339, as the API writes `MicroTime`.
-pub(crate) fn micro_time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-}
-
 /// The version of an object as the number that the API makes comparable.
 pub(crate) fn version_number(version: &str) -> u64 {
     version.parse().unwrap_or(0)
@@ -278,7 +273,6 @@ mod tests {
     fn times_have_the_api_s_precision() {
         let at: Timestamp = "2026-01-02T03:04:05.678901Z".parse().unwrap();
         assert_eq!(time(at), "2026-01-02T03:04:05Z");
-        assert_eq!(micro_time(at), "2026-01-02T03:04:05.678901Z");
     }
 
     #[test]

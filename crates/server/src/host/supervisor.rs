@@ -178,12 +178,11 @@ impl Running {
     /// Stops the node agent, then the pods, then everything else.
     async fn stop(&mut self) {
         while let Some(part) = self.parts.pop() {
-            if part.name == "containerd" {
-                if let Err(error) =
+            if part.name == "containerd"
+                && let Err(error) =
                     coracle_node::teardown(&self.layout.cri_socket(), &self.layout.node()).await
-                {
-                    tracing::warn!(%error, "cannot remove all pods");
-                }
+            {
+                tracing::warn!(%error, "cannot remove all pods");
             }
             part.stop.cancel();
             if let Err(error) = part.task.await {
