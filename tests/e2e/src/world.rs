@@ -16,6 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The programs and the host of a run.
+#[derive(Clone)]
 pub struct World {
     coracle: PathBuf,
     kubectl: PathBuf,
@@ -60,7 +61,7 @@ impl World {
             helm: path("HELM")?,
             kubeconfig,
             // Sockets lie below it, and their paths are short by nature.
-            data_dir: PathBuf::from(format!("/tmp/coracle-e2e-{}", std::process::id())),
+            data_dir: PathBuf::from(format!("/tmp/coracle-e2e-{:x}", unique())),
             work_dir,
             own_host: given.is_none(),
         };
@@ -182,13 +183,26 @@ impl World {
         Ok(path)
     }
 
-    /// A command with the run's kubeconfig, for a scenario that streams.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(match program {
+    /// The same with another kubeconfig: that of a tenant, for example.
+    pub fn with_kubeconfig(&self, kubeconfig: PathBuf) -> Self {
+        Self {
+            kubeconfig,
+            ..self.clone()
+        }
+    }
+
+    /// The file of one of the programs.
+    pub fn tool(&self, program: &str) -> &Path {
+        match program {
             "kubectl" => &self.kubectl,
             "helm" => &self.helm,
             _ => &self.coracle,
-        });
+        }
+    }
+
+    /// A command with the run's kubeconfig, for a scenario that streams.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.tool(program));
         self.prepare(&mut command);
         command
     }
@@ -257,15 +271,24 @@ impl World {
 
     /// Prints what helps to understand a failure.
     pub fn show_state(&self) {
+        self.show_objects();
+        self.show_logs();
+    }
+
+    /// Prints pods and events.
+    pub fn show_objects(&self) {
         for arguments in [
             "get pods -A -o wide",
             "get events -A --sort-by=.lastTimestamp",
         ] {
-            let run = self.try_kubectl(&format!("--context coracle-host {arguments}"));
+            let run = self.try_kubectl(arguments);
             let lines: Vec<&str> = run.out.lines().collect();
-            println!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            println!(
+                "{}{}",
+                lines[lines.len().saturating_sub(40)..].join("\n"),
+                run.err
+            );
         }
-        self.show_logs();
     }
 
     fn show_logs(&self) {
@@ -275,6 +298,12 @@ impl World {
                 .out
         );
     }
+}
+
+/// A number of this run: in a sandbox, process ids are small and recur.
+fn unique() -> u128 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_micros())
 }
 
 /// Words, with single quotes holding one together.

@@ -27,6 +27,8 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection to the Service's address may take: where there is no
 /// route, nothing answers, and a forwarded port is used in its place.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is tried meanwhile.
+const DIRECT_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the API may take to answer on a connection that was accepted.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a forwarded port may take until the API answers through it.
@@ -218,14 +220,27 @@ async fn direct_url(host: &Host, name: &str, namespace: &str, entry: &Entry) -> 
     let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
     let service = services.get(&names::service(name)).await.ok()?;
     let address = service.spec?.cluster_ip?;
-    let connect = tokio::net::TcpStream::connect(format!("{address}:443"));
-    tokio::time::timeout(DIRECT_TIMEOUT, connect)
+    tokio::time::timeout(DIRECT_TIMEOUT, accepted(&address))
         .await
         .ok()?
         .ok()?;
     let url = format!("https://{address}:443");
     let answered = tokio::time::timeout(ANSWER_TIMEOUT, answers(entry, &url)).await;
     answered.ok()?.then_some(url)
+}
+
+/// Waits until a Service's address accepts a connection. It refuses until the
+/// host's service proxy has heard of the pod behind it, which has only just
+/// become ready.
+async fn accepted(address: &str) -> std::io::Result<()> {
+    loop {
+        match tokio::net::TcpStream::connect(format!("{address}:443")).await {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                tokio::time::sleep(DIRECT_INTERVAL).await;
+            }
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// True if the virtual API server, and none other, answers at a URL.

@@ -1,5 +1,6 @@
 //! The scenarios, in the order in which they run.
 
+mod inside;
 mod walkthrough;
 
 use crate::world::{Result, World};
@@ -8,4 +9,7 @@ use crate::world::{Result, World};
 pub type Scenario = (&'static str, fn(&World) -> Result);
 
 /// All of them.
-pub const ALL: &[Scenario] = &[("walkthrough", walkthrough::first_walkthrough)];
+pub const ALL: &[Scenario] = &[
+    ("walkthrough", walkthrough::first_walkthrough),
+    ("inside", inside::pods_find_what_is_inside),
+];
