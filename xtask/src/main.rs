@@ -1,6 +1,7 @@
 //! Repository tasks. Kept to few dependencies: it is built before anything is
 //! installed.
 
+mod bench;
 mod demo;
 mod facts;
 mod images;
@@ -16,6 +17,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   demo    install what is missing, build, and play the tutorial's first walk-through
   test    install what is missing and run every test
   e2e     the end-to-end tests alone; further words choose scenarios
+  bench   figures beside the goals; `bench --help` lists its options
   tidy    check the rules of the repository
   facts   FILE: generate the table of API schemas from the kubernetes-validate package
   wire    DIRECTORY: generate the table of protobuf fields from Kubernetes' Go modules
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run_demo(),
         ["test"] => test::run_all(),
         ["e2e", scenarios @ ..] => test::run_e2e(scenarios),
+        ["bench", options @ ..] => bench::run_bench(options),
         ["tidy"] => tidy::run_tidy(),
         ["image"] => images::own(),
         ["facts", source] => {

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: every test, from the rules of the tree to the real
 //! kubectl against real containers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::demo::cargo;
 use crate::shell::{Result, find, root, run, say, target_dir, work_dir};
 use crate::{images, install, tidy};
 
-/// The sandbox of the end-to-end tests: namespaces of its own for processes,
+/// The sandbox of end-to-end tests and benchmarks: namespaces of its own for processes,
 /// mounts, network, host name and IPC, so that nothing can be left behind.
 const SANDBOX: &[&str] = &[
     "--fork",
@@ -74,12 +74,7 @@ pub fn run_e2e(scenarios: &[&str]) -> Result {
         Command::new(built.join("coracle-e2e"))
     } else {
         install::require_root("the end-to-end tests")?;
-        let mut command = Command::new("unshare");
-        command
-            .args(SANDBOX)
-            .args(["sh", "-ec", PREPARE, "sandbox"]);
-        command.arg(built.join("coracle-e2e"));
-        command
+        sandboxed(&built.join("coracle-e2e"))
     };
     run(command
         .args(scenarios)
@@ -91,6 +86,16 @@ pub fn run_e2e(scenarios: &[&str]) -> Result {
             std::env::join_paths([nginx, busybox]).map_err(|e| e.to_string())?,
         )
         .env("WORK_DIR", work_dir().join("e2e")))
+}
+
+/// A program that will run in a sandbox.
+pub fn sandboxed(program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(SANDBOX)
+        .args(["sh", "-ec", PREPARE, "sandbox"])
+        .arg(program);
+    command
 }
 
 /// A copy without debugging information, an eighth of the size: it becomes the
