@@ -126,6 +126,9 @@ async fn run(arguments: &Arguments) -> Result {
     let result = measure(arguments, scale, &mut report).await;
     // What was measured before a failure is shown too.
     print!("{}", report.table());
+    if scale.quick {
+        println!("A quick run: counts are a tenth of those named, figures are rough.");
+    }
     if let Some(file) = &arguments.json {
         std::fs::write(file, report.json()).map_err(|e| format!("{}: {e}", file.display()))?;
     }
