@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::control_plane::{ControlPlaneOptions, ServiceAddresses};
-use crate::pki_dir::{LEAF_VALIDITY, PkiDir};
+use crate::pki_dir::PkiDir;
 
 /// The issuer in service-account tokens, before the cluster's domain.
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -43,11 +43,7 @@ pub fn build(
     let registry = builder.registry();
     let documents = Documents::new(registry, Arc::new(|_| None));
     builder = builder.route(Arc::new(documents));
-    let kubelet = pki.ca.issue_client(
-        "kube-apiserver-kubelet-client",
-        &["system:masters"],
-        LEAF_VALIDITY,
-    )?;
+    let kubelet = pki.issue_client("kube-apiserver-kubelet-client", &["system:masters"])?;
     let identity = Some((kubelet.cert_pem.as_str(), kubelet.key_pem.as_str()));
     let tls = coracle_pki::tls::client_config(pki.ca.cert_pem(), identity)?;
     Ok((connect::register(builder, tls).build(), builtin))

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Error;
 use crate::api;
 use crate::clients::in_process;
-use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair, write_private};
+use crate::pki_dir::{PkiDir, write_pair, write_private};
+use crate::renewal;
 
 /// How long connections may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -54,6 +55,9 @@ pub struct ControlPlaneOptions {
     pub credentials_dir: Option<PathBuf>,
     /// The context's name in written kubeconfigs.
     pub context: String,
+    /// How long the certificates that it issues are valid. They are renewed
+    /// when two thirds of that are over.
+    pub certificate_validity: Duration,
 }
 
 /// Who gives services their addresses.
@@ -73,11 +77,16 @@ pub enum ServiceAddresses {
 /// # Errors
 /// If a part cannot start.
 pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let due = || tokio::time::sleep(renewal::due_after(options.certificate_validity));
+    let term = async |stop: CancellationToken| serve(&options, stop).await;
+    renewal::in_terms(&shutdown, due, term).await
+}
+
+async fn serve(options: &ControlPlaneOptions, shutdown: CancellationToken) -> Result<(), Error> {
     let listeners = bind(&options.listen).await?;
-    let pki = PkiDir::open(&options.data_dir.join("pki"))?;
-    let serving = pki
-        .ca
-        .issue_server("kube-apiserver", &server_names(&options), LEAF_VALIDITY)?;
+    let pki = PkiDir::open(&options.data_dir.join("pki"))?
+        .with_leaf_validity(options.certificate_validity);
+    let serving = pki.issue_server("kube-apiserver", &server_names(options))?;
     let tls = coracle_pki::tls::server_config(
         &serving.cert_pem,
         &serving.key_pem,
@@ -86,8 +95,8 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     )?;
     let database = options.data_dir.join("state.db");
     let store = Arc::new(SqliteStore::open(&database, SqliteOptions::default())?);
-    let (server, builtin) = api::build(store, &pki, &options)?;
-    api::bootstrap(&server, &builtin, &options).await?;
+    let (server, builtin) = api::build(store, &pki, options)?;
+    api::bootstrap(&server, &builtin, options).await?;
     let custom = CustomKinds::new(server.clone());
     custom.load().await?;
 
@@ -109,8 +118,8 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
         custom.run(stop).await;
         Ok(())
     });
-    spawn_clients(&mut clients, &server, &pki, &options, &shutdown);
-    write_credentials(&pki, &options)?;
+    spawn_clients(&mut clients, &server, &pki, options, &shutdown);
+    write_credentials(&pki, options)?;
     tracing::info!(listen = ?options.listen, "the control plane is serving");
 
     let result = tokio::select! {
@@ -232,9 +241,7 @@ fn write_credentials(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<(), 
         options.advertise.ip().to_string(),
         Ipv4Addr::LOCALHOST.to_string(),
     ];
-    let kubelet = pki
-        .ca
-        .issue_server("coracle-virtual-kubelet", &sans, LEAF_VALIDITY)?;
+    let kubelet = pki.issue_server("coracle-virtual-kubelet", &sans)?;
     write_pair(directory, "kubelet", &kubelet)?;
     write_private(&directory.join("ca.crt"), pki.ca.cert_pem())?;
     // Last: the syncer starts when it sees this file.

@@ -10,5 +10,6 @@ pub mod syncer;
 mod api;
 mod clients;
 mod error;
+mod renewal;
 
 pub use error::Error;

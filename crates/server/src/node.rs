@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, clients};
+use crate::{Error, clients, renewal};
 
 /// Settings of a node agent.
 #[derive(Clone, Debug)]
@@ -47,6 +47,12 @@ const MAX_PODS: u32 = 110;
 /// # Errors
 /// If the agent cannot start.
 pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let due = || renewal::rewritten(&options.kubeconfig);
+    let term = async |stop: CancellationToken| work(options.clone(), stop).await;
+    renewal::in_terms(&shutdown, due, term).await
+}
+
+async fn work(options: NodeOptions, shutdown: CancellationToken) -> Result<(), Error> {
     let client = clients::from_file(&options.kubeconfig).await?;
     let read = |name: &str| {
         let path = options.data_dir.join(name);

@@ -10,14 +10,15 @@ use coracle_pki::{CertificateAuthority, KeyCert, TokenSigner, kubeconfig};
 
 use crate::Error;
 
-/// How long serving and client certificates are valid. Every start issues new
-/// ones, and `control_plane` renews its own while it runs.
+/// How long serving and client certificates are valid by default. Every term of
+/// a role (`renewal`) issues new ones.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The keys of a cluster: one authority for clients and servers, and the key
 /// that signs service-account tokens.
 pub struct PkiDir {
     path: PathBuf,
+    leaf_validity: Duration,
     /// The cluster's authority.
     pub ca: CertificateAuthority,
     /// Signs service-account tokens.
@@ -59,9 +60,33 @@ impl PkiDir {
         };
         Ok(Self {
             path: path.to_owned(),
+            leaf_validity: LEAF_VALIDITY,
             ca,
             tokens,
         })
+    }
+
+    /// The same, issuing certificates that are valid for `validity`.
+    #[must_use]
+    pub fn with_leaf_validity(mut self, validity: Duration) -> Self {
+        self.leaf_validity = validity;
+        self
+    }
+
+    /// Issues a server's certificate.
+    ///
+    /// # Errors
+    /// If a name cannot be encoded.
+    pub fn issue_server(&self, name: &str, sans: &[String]) -> Result<KeyCert, Error> {
+        Ok(self.ca.issue_server(name, sans, self.leaf_validity)?)
+    }
+
+    /// Issues a client's certificate: the user and the groups it stands for.
+    ///
+    /// # Errors
+    /// With more groups than a certificate here can name.
+    pub fn issue_client(&self, user: &str, groups: &[&str]) -> Result<KeyCert, Error> {
+        Ok(self.ca.issue_client(user, groups, self.leaf_validity)?)
     }
 
     /// The directory.
@@ -81,7 +106,7 @@ impl PkiDir {
         user: &str,
         groups: &[&str],
     ) -> Result<(), Error> {
-        let client = self.ca.issue_client(user, groups, LEAF_VALIDITY)?;
+        let client = self.issue_client(user, groups)?;
         write_private(
             file,
             &kubeconfig::render(context, server, self.ca.cert_pem(), &client),

@@ -11,7 +11,7 @@ use coracle_config::names;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, clients};
+use crate::{Error, clients, renewal};
 
 /// Settings of a syncer.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct SyncerOptions {
     pub node_name: String,
 }
 
+/// The file that the control plane writes last.
+const HANDED_OVER: &str = "syncer.kubeconfig";
 /// How often to look for the credentials that the control plane, starting
 /// beside this process, hands over.
 const HANDOVER_INTERVAL: Duration = Duration::from_millis(20);
@@ -45,12 +47,19 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(120);
 /// # Errors
 /// If the configuration or the credentials cannot be used.
 pub async fn run(options: SyncerOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let handed_over = options.credentials_dir.join(HANDED_OVER);
+    let due = || renewal::rewritten(&handed_over);
+    let term = async |stop: CancellationToken| work(options.clone(), stop).await;
+    renewal::in_terms(&shutdown, due, term).await
+}
+
+async fn work(options: SyncerOptions, shutdown: CancellationToken) -> Result<(), Error> {
     let text =
         std::fs::read_to_string(&options.config_file).map_err(Error::file(&options.config_file))?;
     let source = options.config_file.display().to_string();
     let (config, _) = coracle_config::Config::from_yaml(&[(&source, &text)])
         .map_err(|error| Error::Setting(error.to_string()))?;
-    let handed_over = options.credentials_dir.join("syncer.kubeconfig");
+    let handed_over = options.credentials_dir.join(HANDED_OVER);
     tokio::select! {
         result = wait_for(&handed_over) => result?,
         () = shutdown.cancelled() => return Ok(()),

@@ -3,10 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use coracle_server::control_plane::{self, ControlPlaneOptions, ServiceAddresses};
 use coracle_server::node::{self, NodeOptions};
+use coracle_server::pki_dir::LEAF_VALIDITY;
 use coracle_server::syncer::{self, SyncerOptions};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +17,10 @@ use crate::error::{CliError, Result};
 
 /// Threads of a role: enough for two cores; more would only cost memory.
 const WORKER_THREADS: usize = 2;
+
+/// The shortest validity of certificates: a syncer must have time to take over
+/// the renewed ones.
+const MIN_VALIDITY: Duration = Duration::from_secs(60);
 
 /// Run a control plane: API server, controllers, DNS
 #[derive(Args, Debug)]
@@ -63,6 +69,35 @@ pub struct ControlPlane {
     /// The name of the context in written kubeconfigs
     #[arg(long, default_value = "coracle", value_name = "NAME")]
     context: String,
+    /// How long issued certificates are valid, as in 90m or 720h; they are
+    /// renewed when two thirds of it are over
+    #[arg(long, default_value = "8760h", value_parser = validity, value_name = "DURATION")]
+    certificate_validity: Duration,
+}
+
+/// Reads a whole number of seconds, minutes or hours.
+fn validity(text: &str) -> std::result::Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: write a number and s, m or h, as in 720h");
+    let (number, unit) = text
+        .split_at_checked(text.len().wrapping_sub(1))
+        .ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).ok_or_else(wrong)?;
+    let chosen = Duration::from_secs(seconds);
+    if (MIN_VALIDITY..=LEAF_VALIDITY).contains(&chosen) {
+        return Ok(chosen);
+    }
+    Err(format!(
+        "{text:?} is out of range: from {} s to {} h",
+        MIN_VALIDITY.as_secs(),
+        LEAF_VALIDITY.as_secs() / 3600
+    ))
 }
 
 /// Who gives services their addresses.
@@ -101,6 +136,7 @@ impl ControlPlane {
             write_kubeconfig: self.write_kubeconfig,
             credentials_dir: self.credentials_dir,
             context: self.context,
+            certificate_validity: self.certificate_validity,
         };
         Ok(control_plane::run(options, shutdown).await?)
     }

@@ -20,7 +20,7 @@ use super::{
     Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, mirror, network, requirements,
 };
 use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
-use crate::{Error, clients, pki_dir};
+use crate::{Error, clients, pki_dir, renewal};
 
 /// How long each part may take to become ready. A healthy one takes under a
 /// second; a loaded machine may need many.
@@ -125,6 +125,10 @@ impl Running {
 
         progress(Progress::Step("Starting the node agent"));
         issue_node_credentials(options, &self.layout)?;
+        let (renewed, layout) = (options.clone(), self.layout.clone());
+        self.spawn("node credentials", |stop| {
+            renew_node_credentials(renewed, layout, stop)
+        });
         self.spawn_program(node(options, &self.layout));
         wait_for_node(&client, &options.node_name).await
     }
@@ -271,21 +275,34 @@ fn issue_node_credentials(options: &HostOptions, layout: &Layout) -> Result<(), 
     let pki = PkiDir::open(&layout.control_plane().join("pki"))?;
     let server = format!("https://{NODE_IP}:{}", options.port);
     let user = format!("system:node:{}", options.node_name);
+    let sans = [
+        NODE_IP.to_string(),
+        "127.0.0.1".to_owned(),
+        options.node_name.clone(),
+    ];
+    let serving = pki.issue_server(&user, &sans)?;
+    write_pair(&layout.node(), "kubelet", &serving)?;
+    pki_dir::write_private(&layout.node().join("ca.crt"), pki.ca.cert_pem())?;
+    // Last: the node agent takes all of them when it sees this file change.
     pki.write_kubeconfig(
         &layout.node_kubeconfig(),
         "node",
         &server,
         &user,
         &["system:nodes"],
-    )?;
-    let sans = [
-        NODE_IP.to_string(),
-        "127.0.0.1".to_owned(),
-        options.node_name.clone(),
-    ];
-    let serving = pki.ca.issue_server(&user, &sans, LEAF_VALIDITY)?;
-    write_pair(&layout.node(), "kubelet", &serving)?;
-    pki_dir::write_private(&layout.node().join("ca.crt"), pki.ca.cert_pem())
+    )
+}
+
+async fn renew_node_credentials(options: HostOptions, layout: Layout, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(renewal::due_after(LEAF_VALIDITY)) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = issue_node_credentials(&options, &layout) {
+            tracing::error!(%error, "cannot renew the node's credentials");
+        }
+    }
 }
 
 async fn wait_for_control_plane(layout: &Layout) -> Result<kube::Client, Error> {
