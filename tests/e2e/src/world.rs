@@ -200,9 +200,13 @@ impl World {
         }
     }
 
-    /// A command with the run's kubeconfig, for a scenario that streams.
+    /// A command with the run's kubeconfig, for a scenario that streams: one of
+    /// the programs, or one of the system.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.tool(program));
+        let mut command = match program {
+            "kubectl" | "helm" | "coracle" => Command::new(self.tool(program)),
+            system => Command::new(system),
+        };
         self.prepare(&mut command);
         command
     }

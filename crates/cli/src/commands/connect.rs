@@ -220,7 +220,7 @@ async fn direct_url(host: &Host, name: &str, namespace: &str, entry: &Entry) -> 
     let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
     let service = services.get(&names::service(name)).await.ok()?;
     let address = service.spec?.cluster_ip?;
-    tokio::time::timeout(DIRECT_TIMEOUT, accepted(&address))
+    tokio::time::timeout(DIRECT_TIMEOUT, accepted(&format!("{address}:443")))
         .await
         .ok()?
         .ok()?;
@@ -229,12 +229,12 @@ async fn direct_url(host: &Host, name: &str, namespace: &str, entry: &Entry) -> 
     answered.ok()?.then_some(url)
 }
 
-/// Waits until a Service's address accepts a connection. It refuses until the
+/// Waits until an address of a Service accepts a connection. It refuses until the
 /// host's service proxy has heard of the pod behind it, which has only just
 /// become ready.
 async fn accepted(address: &str) -> std::io::Result<()> {
     loop {
-        match tokio::net::TcpStream::connect(format!("{address}:443")).await {
+        match tokio::net::TcpStream::connect(address).await {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 tokio::time::sleep(DIRECT_INTERVAL).await;
             }
@@ -426,4 +426,20 @@ pub fn not_connected(output: &Output, context: &str) {
     output.info(&format!(
         "{context} is no virtual cluster's context; nothing to do"
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_at_first_is_tried_again() {
+        let free = listen(0).await.unwrap().local_addr().unwrap();
+        let address = free.to_string();
+        let mut waiting = std::pin::pin!(accepted(&address));
+        let early = tokio::time::timeout(DIRECT_INTERVAL * 2, &mut waiting).await;
+        assert!(early.is_err(), "{early:?}");
+        let _listener = listen(free.port()).await.unwrap();
+        waiting.await.unwrap();
+    }
 }

@@ -172,7 +172,8 @@ fn identity(cluster: &VirtualCluster) -> Result {
 /// token and the authority that Kubernetes gives to every pod.
 fn api_server(cluster: &VirtualCluster) -> Result {
     let inside = &cluster.inside;
-    let kubectl = inside.tool("kubectl");
+    // The file itself, for a link would be copied as one.
+    let kubectl = std::fs::canonicalize(inside.tool("kubectl")).map_err(|e| e.to_string())?;
     for namespace in ["default", "other"] {
         inside.kubectl(&format!(
             "cp {} {namespace}/client:/tmp/kubectl",

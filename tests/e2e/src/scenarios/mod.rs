@@ -1,6 +1,7 @@
 //! The scenarios, in the order in which they run.
 
 mod inside;
+mod kubectl_streams;
 mod walkthrough;
 
 use crate::world::{Result, World};
@@ -12,4 +13,5 @@ pub type Scenario = (&'static str, fn(&World) -> Result);
 pub const ALL: &[Scenario] = &[
     ("walkthrough", walkthrough::first_walkthrough),
     ("inside", inside::pods_find_what_is_inside),
+    ("kubectl-streams", kubectl_streams::streams),
 ];
