@@ -127,7 +127,8 @@ fn server_side_apply(inside: &World) -> Result {
 }
 
 fn edit_label_patch(inside: &World) -> Result {
-    let editor = inside.script("KUBE_EDITOR='sed -i s/blue/green/' kubectl edit configmap shared")?;
+    let editor =
+        inside.script("KUBE_EDITOR='sed -i s/blue/green/' kubectl edit configmap shared")?;
     has(&editor, "configmap/shared edited")?;
     let untouched = inside.shell("KUBE_EDITOR=true kubectl edit configmap shared");
     has(&untouched.err, "Edit cancelled, no changes made.")?;
@@ -145,9 +146,12 @@ fn edit_label_patch(inside: &World) -> Result {
         &inside.kubectl("label configmap shared tier-")?,
         "configmap/shared unlabeled",
     )?;
-    inside.kubectl("annotate configmap shared note='two words'")?;
+    inside.kubectl("annotate configmap shared 'note=two words'")?;
     let invalid = inside.try_kubectl("label configmap shared tier=-front-");
-    has(&invalid.err, "a valid label must be an empty string or consist of")?;
+    has(
+        &invalid.err,
+        "a valid label must be an empty string or consist of",
+    )?;
 
     inside.kubectl(
         "patch configmap shared --type json \
@@ -195,7 +199,13 @@ fn questions(inside: &World) -> Result {
         .lines()
         .find(|line| line.starts_with("deployments "))
         .unwrap_or_default();
-    for part in ["deploy ", "apps/v1", "Deployment", "deletecollection", "all"] {
+    for part in [
+        "deploy ",
+        "apps/v1",
+        "Deployment",
+        "deletecollection",
+        "all",
+    ] {
         has(line, part)?;
     }
     has(&inside.kubectl("cluster-info")?, "Kubernetes control plane")
@@ -206,18 +216,26 @@ fn raw(inside: &World) -> Result {
     let version: serde_json::Value = serde_json::from_str(&version).map_err(|e| e.to_string())?;
     ensure(version["major"] == "1", &version.to_string())?;
     ensure(inside.kubectl("get --raw /readyz")? == "ok", "/readyz")?;
-    has(&inside.kubectl("get --raw /livez?verbose")?, "livez check passed")?;
+    has(
+        &inside.kubectl("get --raw /livez?verbose")?,
+        "livez check passed",
+    )?;
     has(&inside.kubectl("get --raw /metrics")?, "# TYPE ")?;
     let list = inside.kubectl("get --raw /api/v1/namespaces/default/configmaps?limit=1")?;
     let list: serde_json::Value = serde_json::from_str(&list).map_err(|e| e.to_string())?;
     ensure(
-        list["items"].as_array().is_some_and(|items| items.len() == 1)
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 1)
             && list["metadata"]["continue"].is_string(),
         &list.to_string(),
     )?;
     let absent = inside.try_kubectl("get --raw /nonesuch");
     ensure(absent.code == 1, &absent.out)?;
-    has(&absent.err, "the server could not find the requested resource")
+    has(
+        &absent.err,
+        "the server could not find the requested resource",
+    )
 }
 
 fn watch(inside: &World) -> Result {
@@ -284,7 +302,10 @@ fn describe(inside: &World) -> Result {
         Ok(())
     })?;
     let text = inside.kubectl("describe deployment web")?;
-    has(&text, "2 desired | 2 updated | 2 total | 2 available | 0 unavailable")?;
+    has(
+        &text,
+        "2 desired | 2 updated | 2 total | 2 available | 0 unavailable",
+    )?;
     has(&text, "ScalingReplicaSet")?;
     inside.kubectl("expose deployment web --port 80 --target-port 8080")?;
     let addresses = inside.kubectl("get pods -l app=web -o jsonpath={.items[*].status.podIP}")?;
@@ -306,12 +327,16 @@ fn scale(inside: &World) -> Result {
         &inside.kubectl("scale deployment web --current-replicas 2 --replicas 3")?,
         "deployment.apps/web scaled",
     )?;
-    inside.kubectl("wait deployment web --for jsonpath={.status.readyReplicas}=3 --timeout 120s")?;
+    inside
+        .kubectl("wait deployment web --for jsonpath={.status.readyReplicas}=3 --timeout 120s")?;
     inside.kubectl("scale deployment web --replicas 2")?;
     inside.kubectl("wait deployment web --for jsonpath={.status.replicas}=2 --timeout 120s")?;
     let late = inside.try_kubectl("wait deployment web --for condition=Nonesuch --timeout 1s");
     ensure(late.code == 1, &late.out)?;
-    has(&late.err, "timed out waiting for the condition on deployments/web")
+    has(
+        &late.err,
+        "timed out waiting for the condition on deployments/web",
+    )
 }
 
 /// A tenant may drain a node that it sees: its own pods move, the host's node
@@ -326,9 +351,7 @@ fn drain(world: &World, inside: &World) -> Result {
     let pod = pods.split_whitespace().next().ok_or("no pod of web")?;
     let eviction = inside.file(
         "eviction.json",
-        &format!(
-            r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}"}}}}"#
-        ),
+        &format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}"}}}}"#),
     )?;
     let refused = inside.try_kubectl(&format!(
         "create --raw /api/v1/namespaces/default/pods/{pod}/eviction -f {}",

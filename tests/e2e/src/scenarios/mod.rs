@@ -1,6 +1,8 @@
 //! The scenarios, in the order in which they run.
 
+mod helm;
 mod inside;
+mod kubectl_objects;
 mod kubectl_streams;
 mod walkthrough;
 
@@ -14,4 +16,6 @@ pub const ALL: &[Scenario] = &[
     ("walkthrough", walkthrough::first_walkthrough),
     ("inside", inside::pods_find_what_is_inside),
     ("kubectl-streams", kubectl_streams::streams),
+    ("kubectl-objects", kubectl_objects::objects),
+    ("helm", helm::release),
 ];
