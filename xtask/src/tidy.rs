@@ -57,6 +57,10 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "unimplemented!(",
         "a part that is missing answers as Kubernetes does for what is absent",
     ),
+    (
+        "#[allow(",
+        "an expectation with its reason ends when it no longer holds",
+    ),
     ("#[ignore", "a test that does not run cannot fail"),
     (
         "println!(",

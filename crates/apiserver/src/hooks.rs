@@ -115,7 +115,7 @@ pub trait Route: Send + Sync + 'static {
 
 /// What is being done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are those of AdmissionReview.
+#[expect(missing_docs, reason = "the names are those of AdmissionReview")]
 pub enum Operation {
     Create,
     Update,

@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What happened to an object, as watchers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are those on the wire.
+#[expect(missing_docs, reason = "the names are those on the wire")]
 pub enum Change {
     Added,
     Modified,

@@ -22,7 +22,7 @@ pub enum Scope {
 
 /// A verb that a resource may offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The names are the verbs of discovery.
+#[expect(missing_docs, reason = "the names are the verbs of discovery")]
 pub enum Verb {
     Create,
     Delete,

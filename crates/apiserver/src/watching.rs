@@ -114,7 +114,10 @@ struct Watching {
 /// # Errors
 /// Bad selectors, or a revision that is no longer held. Later errors are
 /// lines of the stream.
-#[allow(clippy::too_many_arguments)] // One for each fact of the request.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one for each fact of the request"
+)]
 pub async fn watch(
     storage: Arc<Storage>,
     resource: Arc<Resource>,

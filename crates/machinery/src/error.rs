@@ -10,7 +10,10 @@ use crate::gvk::{GroupKind, GroupResource};
 
 /// The machine-readable reason of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The names are upstream's and say what they are.
+#[expect(
+    missing_docs,
+    reason = "the names are upstream's and say what they are"
+)]
 pub enum Reason {
     Unknown,
     Unauthorized,

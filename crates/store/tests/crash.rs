@@ -6,7 +6,7 @@
 //! environment. It says on its standard output what it is about to write and,
 //! when the store has acknowledged it, at which revision.
 
-#![allow(clippy::unwrap_used, reason = "all of this is test code")]
+#![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};

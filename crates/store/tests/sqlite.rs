@@ -1,6 +1,6 @@
 //! The behaviour suite against SQLite, and what only a database file has.
 
-#![allow(clippy::unwrap_used, reason = "all of this is test code")]
+#![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
 #[macro_use]
 mod suite;

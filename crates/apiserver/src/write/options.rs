@@ -143,7 +143,7 @@ fn fail(kind: &'static str, errors: &[FieldError]) -> Result<(), ApiError> {
 
 /// What becomes of dependents, as the caller says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are those of `propagationPolicy`.
+#[expect(missing_docs, reason = "the names are those of `propagationPolicy`")]
 pub enum Policy {
     Orphan,
     Background,
