@@ -1,5 +1,6 @@
 //! The user's commands; the only crate that prints.
 
+mod cluster_rights;
 mod commands;
 mod error;
 mod host;

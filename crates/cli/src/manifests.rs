@@ -91,7 +91,8 @@ impl Tenant<'_> {
         let mut own = self.object("v1", "ServiceAccount", &account, owner);
         own["automountServiceAccountToken"] = json!(false);
 
-        vec![
+        let mut all = self.cluster_rights();
+        all.extend([
             own,
             workload,
             role,
@@ -99,7 +100,34 @@ impl Tenant<'_> {
             config,
             headless,
             self.stateful_set(facts),
-        ]
+        ]);
+        all
+    }
+
+    /// The rights that reach beyond the namespace: none, unless a feature is
+    /// on that needs them. Nothing in a namespace can own these.
+    fn cluster_rights(&self) -> Vec<Value> {
+        let rules = coracle_config::host_cluster_rules(self.config);
+        if rules.is_empty() {
+            return Vec::new();
+        }
+        let rbac = "rbac.authorization.k8s.io";
+        let name = names::cluster_role(self.namespace, self.name);
+        let mut labels = self.selector();
+        labels.insert(marks::HOST_NAMESPACE.into(), self.namespace.into());
+        let object = |kind: &str| {
+            json!({
+                "apiVersion": format!("{rbac}/v1"), "kind": kind,
+                "metadata": {"name": name, "labels": labels},
+            })
+        };
+        let mut role = object("ClusterRole");
+        role["rules"] = json!(rules);
+        let mut binding = object("ClusterRoleBinding");
+        binding["roleRef"] = json!({"apiGroup": rbac, "kind": "ClusterRole", "name": name});
+        binding["subjects"] = json!([{"kind": "ServiceAccount",
+            "name": names::service_account(self.name), "namespace": self.namespace}]);
+        vec![role, binding]
     }
 
     fn stateful_set(&self, facts: &ServiceFacts) -> Value {
@@ -126,6 +154,10 @@ impl Tenant<'_> {
         );
         object["spec"] = spec;
         add_texts(&mut object, "labels", &settings.labels);
+        if !coracle_config::host_cluster_rules(self.config).is_empty() {
+            let name = names::cluster_role(self.namespace, self.name);
+            object["metadata"]["annotations"] = json!({marks::CLUSTER_ROLE: name});
+        }
         add_texts(&mut object, "annotations", &settings.annotations);
         object
     }
@@ -398,6 +430,29 @@ mod tests {
             assert_eq!(object["metadata"]["namespace"], "demo");
             assert!(!object["kind"].as_str().unwrap().starts_with("Cluster"));
         }
+    }
+
+    #[test]
+    fn rights_beyond_the_namespace_only_where_a_feature_needs_them() {
+        let all = rendered("sync: {fromHost: {nodes: {enabled: true}}}");
+        let of = |kind: &str| all.iter().find(|o| o["kind"] == kind).unwrap();
+        let (role, binding) = (of("ClusterRole"), of("ClusterRoleBinding"));
+        assert_eq!(role["metadata"]["name"], "coracle:demo:team");
+        assert_eq!(role["metadata"]["labels"][marks::RELEASE], "team");
+        assert_eq!(
+            role["rules"],
+            json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}])
+        );
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        assert_eq!(
+            binding["subjects"],
+            json!([{"kind": "ServiceAccount", "name": "vc-team", "namespace": "demo"}])
+        );
+        let set = of("StatefulSet");
+        assert_eq!(
+            set["metadata"]["annotations"][marks::CLUSTER_ROLE],
+            role["metadata"]["name"]
+        );
     }
 
     #[test]

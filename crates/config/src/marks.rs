@@ -46,6 +46,12 @@ pub const APPLIED: &str = "coracle.dev/applied";
 
 /// Labels of the control plane's own host objects: the value of `app`.
 pub const APP: &str = "coracle";
+/// Label of the control plane's own cluster-scoped host objects: the host
+/// namespace of the virtual cluster.
+pub const HOST_NAMESPACE: &str = "coracle.dev/host-namespace";
+/// Annotation on the StatefulSet: the name of the ClusterRole, where there is
+/// one.
+pub const CLUSTER_ROLE: &str = "coracle.dev/cluster-role";
 /// The label key of the virtual cluster's name on the control plane's own host
 /// objects. User labels with this key are rewritten: a tenant's pod must never
 /// be selected by the Service of a control plane.

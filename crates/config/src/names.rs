@@ -98,6 +98,12 @@ pub fn role_binding(vc: &str) -> String {
     format!("vc-{vc}")
 }
 
+/// The ClusterRole of the syncer, and the ClusterRoleBinding. A colon is in no
+/// namespace's name, so no two virtual clusters of a host share this one.
+pub fn cluster_role(host_namespace: &str, vc: &str) -> String {
+    format!("coracle:{host_namespace}:{vc}")
+}
+
 /// The Secret that holds the merged configuration, under the key
 /// [`CONFIG_KEY`].
 pub fn config_secret(vc: &str) -> String {

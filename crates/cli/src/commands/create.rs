@@ -16,6 +16,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 
 use super::{Environment, connect};
+use crate::cluster_rights;
 use crate::error::{CliError, Result, from_kube};
 use crate::host::Host;
 use crate::manifests::{ServiceFacts, Tenant};
@@ -98,7 +99,7 @@ impl Create {
             persistent: false,
         };
         tenant.persistent = wants_claim(&host, &config).await;
-        if let Err(error) = install(&host, &tenant).await {
+        if let Err(error) = install(&host, &tenant, self.upgrade).await {
             if !self.upgrade {
                 undo(&host, &tenant, made_namespace).await;
             }
@@ -291,7 +292,7 @@ fn print_manifests(name: &str, namespace: &str, config: &Config) {
     }
 }
 
-async fn install(host: &Host, tenant: &Tenant<'_>) -> Result {
+async fn install(host: &Host, tenant: &Tenant<'_>, upgrade: bool) -> Result {
     let service = apply(&host.client, &tenant.service())
         .await
         .map_err(from_kube("create the virtual cluster's Service"))?;
@@ -303,6 +304,14 @@ async fn install(host: &Host, tenant: &Tenant<'_>) -> Result {
         uid: service.uid().unwrap_or_default(),
         cluster_ip: cluster_ip.unwrap_or_default().to_owned(),
     };
+    if coracle_config::host_cluster_rules(tenant.config).is_empty() {
+        // An earlier choice may have needed them.
+        if upgrade {
+            remove_cluster_rights(host, tenant).await?;
+        }
+    } else {
+        cluster_rights::refuse_foreign(host, tenant.namespace, tenant.name).await?;
+    }
     let rules = coracle_config::host_rules(tenant.config);
     for object in tenant.dependents(&facts, &rules) {
         let doing = format!(
@@ -317,9 +326,27 @@ async fn install(host: &Host, tenant: &Tenant<'_>) -> Result {
             }
             result => result.map(drop),
         };
-        result.map_err(from_kube(&doing))?;
+        let beyond =
+            object["metadata"]["namespace"].is_null() && result.as_ref().is_err_and(is_forbidden);
+        result.map_err(from_kube(&doing)).map_err(|error| {
+            if beyond {
+                error.hint(CLUSTER_RIGHTS_HINT)
+            } else {
+                error
+            }
+        })?;
     }
     Ok(())
+}
+
+const CLUSTER_RIGHTS_HINT: &str = "sync.fromHost.nodes, ingressClasses and storageClasses show what lies outside \
+     of the namespace: switch them off, or ask an administrator of the host to create this virtual cluster";
+
+async fn remove_cluster_rights(host: &Host, tenant: &Tenant<'_>) -> Result {
+    cluster_rights::remove(host, tenant.namespace, tenant.name)
+        .await
+        .map(drop)
+        .map_err(from_kube("remove the virtual cluster's ClusterRole"))
 }
 
 /// Applies the Role without the rights that Kubernetes' own admin role lacks.
@@ -342,6 +369,7 @@ async fn apply_lesser_role(
 
 /// Takes back what a failed create made: the Service owns all the rest.
 async fn undo(host: &Host, tenant: &Tenant<'_>, made_namespace: bool) {
+    let _ = cluster_rights::remove(host, tenant.namespace, tenant.name).await;
     let services: Api<Service> = Api::namespaced(host.client.clone(), tenant.namespace);
     let _ = services
         .delete(&names::service(tenant.name), &DeleteParams::background())

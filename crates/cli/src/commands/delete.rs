@@ -17,10 +17,11 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use super::{Environment, connect};
+use crate::cluster_rights;
 use crate::error::{CliError, Result, from_kube};
 use crate::host::{Host, virtual_context};
 use crate::objects::{is_absent, is_forbidden};
-use crate::tenants::{self, is_own_namespace};
+use crate::tenants::{self, Found, is_own_namespace};
 
 /// Delete a virtual cluster and everything that it has on the host
 #[derive(Args, Debug)]
@@ -56,6 +57,8 @@ impl Delete {
         let mut progress = environment
             .output
             .progress(&format!("Deleting virtual cluster {}", self.name));
+        // First: once the StatefulSet is gone, a repeated delete finds nothing.
+        remove_cluster_rights(environment, &host, &found).await?;
         remove_set(&host, namespace, &self.name).await?;
         let deadline = Duration::from_secs(self.timeout);
         // The syncer must be gone before its objects are, or it would make
@@ -99,6 +102,19 @@ impl Delete {
         }
         files.remove(&context, Some(&host.context))
     }
+}
+
+async fn remove_cluster_rights(environment: &Environment, host: &Host, found: &Found) -> Result {
+    let removed = cluster_rights::remove(host, &found.namespace, &found.name)
+        .await
+        .map_err(from_kube("delete the virtual cluster's ClusterRole"))?;
+    // Who may not even look cares only where there was one.
+    if let (false, Some(name)) = (removed, found.set.annotations().get(marks::CLUSTER_ROLE)) {
+        environment.output.hint(&format!(
+            "an administrator of the host has to remove the ClusterRole and ClusterRoleBinding {name}"
+        ));
+    }
+    Ok(())
 }
 
 async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {
