@@ -1,7 +1,7 @@
 //! What `create` leaves on the host, rendered as values.
 
 use coracle_config::model::Config;
-use coracle_config::{PolicyRule, marks, names};
+use coracle_config::{Grant, PolicyRule, marks, names};
 use serde_json::{Map, Value, json};
 
 /// The port of the virtual API server in its pod.
@@ -91,8 +91,7 @@ impl Tenant<'_> {
         let mut own = self.object("v1", "ServiceAccount", &account, owner);
         own["automountServiceAccountToken"] = json!(false);
 
-        let mut all = self.cluster_rights();
-        all.extend([
+        vec![
             own,
             workload,
             role,
@@ -100,34 +99,48 @@ impl Tenant<'_> {
             config,
             headless,
             self.stateful_set(facts),
-        ]);
-        all
+        ]
     }
 
-    /// The rights that reach beyond the namespace: none, unless a feature is
-    /// on that needs them. Nothing in a namespace can own these.
-    fn cluster_rights(&self) -> Vec<Value> {
-        let rules = coracle_config::host_cluster_rules(self.config);
-        if rules.is_empty() {
-            return Vec::new();
-        }
-        let rbac = "rbac.authorization.k8s.io";
-        let name = names::cluster_role(self.namespace, self.name);
+    /// The rights that it needs outside of its namespace.
+    pub fn grants(&self) -> Vec<Grant> {
+        coracle_config::host_grants(self.config, self.namespace)
+    }
+
+    /// Roles and bindings for these. Nothing in a namespace can own them.
+    pub fn grant_objects(&self) -> Vec<Value> {
+        let grants = self.grants();
+        grants.iter().flat_map(|g| self.grant_object(g)).collect()
+    }
+
+    fn grant_object(&self, grant: &Grant) -> [Value; 2] {
+        let group = "rbac.authorization.k8s.io";
+        let name = names::grant(self.namespace, self.name);
+        let prefix = if grant.namespace.is_none() {
+            "Cluster"
+        } else {
+            ""
+        };
         let mut labels = self.selector();
         labels.insert(marks::HOST_NAMESPACE.into(), self.namespace.into());
         let object = |kind: &str| {
-            json!({
-                "apiVersion": format!("{rbac}/v1"), "kind": kind,
+            let mut object = json!({
+                "apiVersion": format!("{group}/v1"), "kind": kind,
                 "metadata": {"name": name, "labels": labels},
-            })
+            });
+            if let Some(namespace) = &grant.namespace {
+                object["metadata"]["namespace"] = json!(namespace);
+            }
+            object
         };
-        let mut role = object("ClusterRole");
-        role["rules"] = json!(rules);
-        let mut binding = object("ClusterRoleBinding");
-        binding["roleRef"] = json!({"apiGroup": rbac, "kind": "ClusterRole", "name": name});
+        let kind = format!("{prefix}Role");
+        let mut role = object(&kind);
+        role["rules"] = json!(grant.rules);
+        let mut binding = object(&format!("{kind}Binding"));
+        binding["roleRef"] = json!({"apiGroup": group, "kind": kind, "name": name});
         binding["subjects"] = json!([{"kind": "ServiceAccount",
             "name": names::service_account(self.name), "namespace": self.namespace}]);
-        vec![role, binding]
+        [role, binding]
     }
 
     fn stateful_set(&self, facts: &ServiceFacts) -> Value {
@@ -154,9 +167,13 @@ impl Tenant<'_> {
         );
         object["spec"] = spec;
         add_texts(&mut object, "labels", &settings.labels);
-        if !coracle_config::host_cluster_rules(self.config).is_empty() {
-            let name = names::cluster_role(self.namespace, self.name);
-            object["metadata"]["annotations"] = json!({marks::CLUSTER_ROLE: name});
+        let grants = self.grants();
+        if !grants.is_empty() {
+            let places: Vec<&str> = grants
+                .iter()
+                .map(|g| g.namespace.as_deref().unwrap_or(crate::grants::CLUSTER))
+                .collect();
+            object["metadata"]["annotations"] = json!({marks::GRANTS: places.join(",")});
         }
         add_texts(&mut object, "annotations", &settings.annotations);
         object
@@ -387,21 +404,32 @@ fn add_texts(object: &mut Value, field: &str, texts: &coracle_config::model::Tex
 mod tests {
     use super::*;
 
-    fn rendered(yaml: &str) -> Vec<Value> {
-        let (config, _) = Config::from_yaml(&[("test", yaml)]).unwrap();
-        let tenant = Tenant {
+    fn config(yaml: &str) -> Config {
+        Config::from_yaml(&[("test", yaml)]).unwrap().0
+    }
+
+    fn tenant(config: &Config) -> Tenant<'_> {
+        Tenant {
             name: "team",
             namespace: "demo",
-            config: &config,
+            config,
             image: "coracle.dev/coracle:1".into(),
             persistent: false,
-        };
-        let facts = ServiceFacts {
+        }
+    }
+
+    fn facts() -> ServiceFacts {
+        ServiceFacts {
             uid: "u".into(),
             cluster_ip: "10.96.0.9".into(),
-        };
+        }
+    }
+
+    fn rendered(yaml: &str) -> Vec<Value> {
+        let config = config(yaml);
+        let tenant = tenant(&config);
         let mut all = vec![tenant.service()];
-        all.extend(tenant.dependents(&facts, &coracle_config::host_rules(&config)));
+        all.extend(tenant.dependents(&facts(), &coracle_config::host_rules(&config)));
         all
     }
 
@@ -433,26 +461,50 @@ mod tests {
     }
 
     #[test]
-    fn rights_beyond_the_namespace_only_where_a_feature_needs_them() {
-        let all = rendered("sync: {fromHost: {nodes: {enabled: true}}}");
-        let of = |kind: &str| all.iter().find(|o| o["kind"] == kind).unwrap();
-        let (role, binding) = (of("ClusterRole"), of("ClusterRoleBinding"));
-        assert_eq!(role["metadata"]["name"], "coracle:demo:team");
-        assert_eq!(role["metadata"]["labels"][marks::RELEASE], "team");
+    fn rights_elsewhere_only_where_a_feature_needs_them() {
+        let rendered = |yaml: &str| {
+            let config = config(yaml);
+            let tenant = tenant(&config);
+            (tenant.grant_objects(), tenant.stateful_set(&facts()))
+        };
+        let (objects, set) = rendered("");
+        assert!(objects.is_empty());
+        assert!(set["metadata"]["annotations"].is_null());
+
+        let (objects, set) = rendered(
+            "{sync: {fromHost: {nodes: {enabled: true}}}, \
+             networking: {replicateServices: {fromHost: [{from: default/web, to: default/web}]}}}",
+        );
+        assert_eq!(set["metadata"]["annotations"][marks::GRANTS], "*,default");
+        let shown: Vec<Value> = objects
+            .iter()
+            .map(|o| json!([o["kind"], o["metadata"]["name"], o["metadata"]["namespace"]]))
+            .collect();
+        let name = "coracle:demo:team";
         assert_eq!(
-            role["rules"],
+            json!(shown),
+            json!([
+                ["ClusterRole", name, null],
+                ["ClusterRoleBinding", name, null],
+                ["Role", name, "default"],
+                ["RoleBinding", name, "default"],
+            ])
+        );
+        assert_eq!(
+            objects[0]["rules"],
             json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}])
         );
-        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
-        assert_eq!(
-            binding["subjects"],
-            json!([{"kind": "ServiceAccount", "name": "vc-team", "namespace": "demo"}])
-        );
-        let set = of("StatefulSet");
-        assert_eq!(
-            set["metadata"]["annotations"][marks::CLUSTER_ROLE],
-            role["metadata"]["name"]
-        );
+        assert_eq!(objects[2]["rules"][0]["resourceNames"], json!(["web"]));
+        for (role, binding) in [(0, 1), (2, 3)] {
+            let (role, binding) = (&objects[role], &objects[binding]);
+            assert_eq!(role["metadata"]["labels"][marks::RELEASE], "team");
+            assert_eq!(binding["roleRef"]["kind"], role["kind"]);
+            assert_eq!(binding["roleRef"]["name"], name);
+            assert_eq!(
+                binding["subjects"],
+                json!([{"kind": "ServiceAccount", "name": "vc-team", "namespace": "demo"}])
+            );
+        }
     }
 
     #[test]

@@ -98,9 +98,10 @@ pub fn role_binding(vc: &str) -> String {
     format!("vc-{vc}")
 }
 
-/// The ClusterRole of the syncer, and the ClusterRoleBinding. A colon is in no
-/// namespace's name, so no two virtual clusters of a host share this one.
-pub fn cluster_role(host_namespace: &str, vc: &str) -> String {
+/// The role, and its binding, by which the syncer has rights outside of its
+/// namespace. A colon is in no namespace's name, so no two virtual clusters of
+/// a host share this name.
+pub fn grant(host_namespace: &str, vc: &str) -> String {
     format!("coracle:{host_namespace}:{vc}")
 }
 

@@ -15,13 +15,16 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::Environment;
+use super::{Environment, pause};
 use crate::error::{CliError, Result};
 use crate::host::{Host, virtual_context};
 use crate::kubeconfig::Entry;
 use crate::output::{Output, data};
 use crate::tenants;
 
+/// How long a paused virtual cluster may take until it is ready: it starts on a
+/// node that may have to fetch its image first.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long to wait for the credentials of a virtual cluster that is starting.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection to the Service's address may take: where there is no
@@ -77,15 +80,7 @@ impl Connect {
         let host = environment.host().await?;
         let found = tenants::find(&host, &self.name, self.namespace.as_deref()).await?;
         if found.status() == "Paused" {
-            return Err(
-                CliError::failure(format!("the virtual cluster {} is paused", self.name)).hint(
-                    format!(
-                        "`kubectl scale statefulset {} --replicas=1 -n {}` starts it",
-                        names::stateful_set(&self.name),
-                        found.namespace
-                    ),
-                ),
-            );
+            pause::resume(environment, &host, &found, RESUME_TIMEOUT).await?;
         }
         if let Some(port) = self.forward_on {
             return forward_until_gone(&host, &self.name, &found.namespace, port)

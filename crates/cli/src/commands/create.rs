@@ -16,8 +16,8 @@ use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 
 use super::{Environment, connect};
-use crate::cluster_rights;
 use crate::error::{CliError, Result, from_kube};
+use crate::grants;
 use crate::host::Host;
 use crate::manifests::{ServiceFacts, Tenant};
 use crate::objects::{apply, is_absent, is_forbidden};
@@ -79,7 +79,7 @@ impl Create {
         let namespace = self
             .namespace
             .clone()
-            .unwrap_or_else(|| format!("coracle-{}", self.name));
+            .unwrap_or_else(|| format!("{}-{}", crate::product::name(), self.name));
         if self.print {
             print_manifests(&self.name, &namespace, &config);
             return Ok(());
@@ -89,7 +89,7 @@ impl Create {
             .output
             .progress(&format!("Creating virtual cluster {}", self.name));
         let made_namespace = self.ensure_namespace(&host, &namespace).await?;
-        self.refuse_taken(&host, &namespace).await?;
+        let earlier = self.refuse_taken(&host, &namespace).await?;
 
         let mut tenant = Tenant {
             name: &self.name,
@@ -99,7 +99,7 @@ impl Create {
             persistent: false,
         };
         tenant.persistent = wants_claim(&host, &config).await;
-        if let Err(error) = install(&host, &tenant, self.upgrade).await {
+        if let Err(error) = install(&host, &tenant, &earlier).await {
             if !self.upgrade {
                 undo(&host, &tenant, made_namespace).await;
             }
@@ -192,7 +192,8 @@ impl Create {
         Ok(true)
     }
 
-    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result {
+    /// Gives the places that an existing virtual cluster has rights in.
+    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result<Vec<String>> {
         let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
         let failed = |error| from_kube("look for an existing virtual cluster")(error);
         let set = sets
@@ -230,7 +231,7 @@ impl Create {
                 self.name
             )));
         }
-        Ok(())
+        Ok(set.as_ref().map(grants::places).unwrap_or_default())
     }
 }
 
@@ -286,13 +287,16 @@ fn print_manifests(name: &str, namespace: &str, config: &Config) {
     };
     let mut all = vec![tenant.service()];
     all.extend(tenant.dependents(&facts, &coracle_config::host_rules(config)));
+    all.extend(tenant.grant_objects());
     for object in all {
         data("---\n");
         data(&serde_saphyr::to_string(&object).expect("a JSON value always serialises"));
     }
 }
 
-async fn install(host: &Host, tenant: &Tenant<'_>, upgrade: bool) -> Result {
+/// `earlier` are the places that it had rights in until now.
+async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Result {
+    grants::refuse_foreign(host, tenant).await?;
     let service = apply(&host.client, &tenant.service())
         .await
         .map_err(from_kube("create the virtual cluster's Service"))?;
@@ -304,14 +308,6 @@ async fn install(host: &Host, tenant: &Tenant<'_>, upgrade: bool) -> Result {
         uid: service.uid().unwrap_or_default(),
         cluster_ip: cluster_ip.unwrap_or_default().to_owned(),
     };
-    if coracle_config::host_cluster_rules(tenant.config).is_empty() {
-        // An earlier choice may have needed them.
-        if upgrade {
-            remove_cluster_rights(host, tenant).await?;
-        }
-    } else {
-        cluster_rights::refuse_foreign(host, tenant.namespace, tenant.name).await?;
-    }
     let rules = coracle_config::host_rules(tenant.config);
     for object in tenant.dependents(&facts, &rules) {
         let doing = format!(
@@ -326,27 +322,10 @@ async fn install(host: &Host, tenant: &Tenant<'_>, upgrade: bool) -> Result {
             }
             result => result.map(drop),
         };
-        let beyond =
-            object["metadata"]["namespace"].is_null() && result.as_ref().is_err_and(is_forbidden);
-        result.map_err(from_kube(&doing)).map_err(|error| {
-            if beyond {
-                error.hint(CLUSTER_RIGHTS_HINT)
-            } else {
-                error
-            }
-        })?;
+        result.map_err(from_kube(&doing))?;
     }
-    Ok(())
-}
-
-const CLUSTER_RIGHTS_HINT: &str = "sync.fromHost.nodes, ingressClasses and storageClasses show what lies outside \
-     of the namespace: switch them off, or ask an administrator of the host to create this virtual cluster";
-
-async fn remove_cluster_rights(host: &Host, tenant: &Tenant<'_>) -> Result {
-    cluster_rights::remove(host, tenant.namespace, tenant.name)
-        .await
-        .map(drop)
-        .map_err(from_kube("remove the virtual cluster's ClusterRole"))
+    // Last: from here on the StatefulSet remembers where they are.
+    grants::renew(host, tenant, earlier).await
 }
 
 /// Applies the Role without the rights that Kubernetes' own admin role lacks.
@@ -369,7 +348,10 @@ async fn apply_lesser_role(
 
 /// Takes back what a failed create made: the Service owns all the rest.
 async fn undo(host: &Host, tenant: &Tenant<'_>, made_namespace: bool) {
-    let _ = cluster_rights::remove(host, tenant.namespace, tenant.name).await;
+    for grant in tenant.grants() {
+        let place = grant.namespace.as_deref().unwrap_or(grants::CLUSTER);
+        let _ = grants::remove(host, tenant.namespace, tenant.name, place).await;
+    }
     let services: Api<Service> = Api::namespaced(host.client.clone(), tenant.namespace);
     let _ = services
         .delete(&names::service(tenant.name), &DeleteParams::background())

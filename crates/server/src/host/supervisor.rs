@@ -257,7 +257,7 @@ fn store_own_images(layout: &Layout, program: &Path) -> Result<(), Error> {
     };
     for (name, arguments) in [
         (CORACLE_IMAGE, &["/coracle"][..]),
-        (PAUSE_IMAGE, &["/coracle", "pause"]),
+        (PAUSE_IMAGE, &["/coracle", "sandbox"]),
     ] {
         let spec = ImageSpec {
             entrypoint: arguments.iter().map(|a| (*a).to_owned()).collect(),
