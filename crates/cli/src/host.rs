@@ -69,19 +69,21 @@ impl Host {
         };
         let config = Config::from_custom_kubeconfig(merged(files)?, &options)
             .await
-            .map_err(|e| {
-                CliError::failure(format!("context {context:?} cannot be used")).because(e)
-            })?;
+            .map_err(|e| unusable(&context, &e))?;
         let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|e| {
-            CliError::failure(format!("context {context:?} cannot be used")).because(e)
-        })?;
+        let client = Client::try_from(config).map_err(|e| unusable(&context, &e))?;
         Ok(Self {
             client,
             context,
             namespace,
         })
     }
+}
+
+fn unusable(context: &str, error: &dyn std::error::Error) -> CliError {
+    CliError::failure(format!("context {context:?} cannot be used"))
+        .because(crate::error::root_cause(error))
+        .hint("`kubectl config view` shows it; --context and --kubeconfig name another")
 }
 
 fn no_context(files: &Files) -> CliError {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Args};
 use coracle_config::model::Config;
 use coracle_config::{PolicyRule, names};
+use coracle_machinery::names::dns1123_label_errors;
 use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -74,12 +75,20 @@ impl Create {
                 self.name
             ))
             .because(error)
+            .hint("names are like team-a: at most 52 lower-case letters, digits and '-'")
         })?;
         let config = self.load_config(environment)?;
         let namespace = self
             .namespace
             .clone()
             .unwrap_or_else(|| format!("{}-{}", crate::product::name(), self.name));
+        if let Some(why) = dns1123_label_errors(&namespace).into_iter().next() {
+            return Err(CliError::usage(format!(
+                "{namespace:?} cannot be the name of a namespace"
+            ))
+            .because(why)
+            .hint("choose another namespace with -n"));
+        }
         if self.print {
             print_manifests(&self.name, &namespace, &config);
             return Ok(());
@@ -140,6 +149,7 @@ impl Create {
             let text = std::fs::read_to_string(path).map_err(|error| {
                 CliError::usage(format!("cannot read the values file {}", path.display()))
                     .because(error)
+                    .hint("-f names a YAML file; --set key=value needs none")
             })?;
             texts.push((path.display().to_string(), text));
         }
@@ -150,7 +160,7 @@ impl Create {
         let (config, hints) = Config::load(&sources, &self.set).map_err(|error| {
             let mut out = CliError::usage("the values cannot be used");
             out.causes = error.problems.iter().map(ToString::to_string).collect();
-            out
+            out.hint("`coracle create NAME --print` shows the values that hold without yours")
         })?;
         for hint in hints {
             environment.output.hint(&hint.to_string());

@@ -1,7 +1,9 @@
 //! The scenarios, in the order in which they run.
 
 mod helm;
+mod input;
 mod inside;
+mod kubeconfig;
 mod kubectl_objects;
 mod kubectl_streams;
 mod walkthrough;
@@ -18,4 +20,6 @@ pub const ALL: &[Scenario] = &[
     ("kubectl-streams", kubectl_streams::streams),
     ("kubectl-objects", kubectl_objects::objects),
     ("helm", helm::release),
+    ("input", input::wrong_input),
+    ("kubeconfig", kubeconfig::entries_and_commands),
 ];
