@@ -11,7 +11,6 @@ mod walk;
 use serde_json::{Map, Value, json};
 
 pub use fields::FieldSet;
-pub use merge::merge;
 
 use crate::error::{ApiError, Reason};
 use crate::schema::Schema;
@@ -73,10 +72,13 @@ pub fn apply(
     }
     let id = ManagerId::apply(&options.manager, &options.subresource);
     let last = managers.fields_of(&id).cloned().unwrap_or_default();
-    let applied = stripped(walk::field_set(config, Some(schema)));
+    let configured = walk::field_set(config, Some(schema));
 
     let mut merged = merge::merge(before, config, Some(schema));
-    let owned = managers.all_but(&id).union(&applied).with_containers();
+    // With the name in it, which nobody owns: it keeps `.metadata` alive.
+    let kept = managers.all_but(&id).union(&configured);
+    let owned = kept.with_containers();
+    let applied = stripped(configured);
     let dropped = last.with_containers().difference(&owned);
     if !dropped.is_empty() {
         walk::remove(&mut merged, &dropped, Some(schema));

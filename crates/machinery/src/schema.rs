@@ -8,7 +8,6 @@ mod crd;
 mod decode;
 mod fill;
 mod openapi;
-mod rules;
 mod structural;
 mod validate;
 

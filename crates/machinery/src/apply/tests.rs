@@ -91,6 +91,22 @@ fn a_first_apply_owns_what_it_sets() {
 }
 
 #[test]
+fn metadata_outlives_the_last_label() {
+    let mut config = object(json!({"replicas": 1}));
+    config["metadata"]["labels"] = json!({"a": "b"});
+    let mut live = apply(None, &config, &deployment(), &options("m")).unwrap();
+    live["metadata"]["resourceVersion"] = json!("7");
+    live["metadata"]["uid"] = json!("u");
+    let after = applied(Some(&live), "m", json!({"replicas": 1})).unwrap();
+    let mut metadata = after["metadata"].clone();
+    metadata.as_object_mut().unwrap().remove("managedFields");
+    assert_eq!(
+        metadata,
+        json!({"name": "d", "resourceVersion": "7", "uid": "u"})
+    );
+}
+
+#[test]
 fn fields_no_longer_applied_go() {
     let first = applied(None, "m", json!({"replicas": 2, "paused": true, "strategy": {"type": "Recreate"},
         "template": {"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}}}))
