@@ -57,6 +57,12 @@ pub struct PeerCertificates(pub std::sync::Arc<Vec<rustls_pki_types::Certificate
 #[derive(Clone, Debug, Default)]
 pub struct PeerIdentity(pub std::sync::Arc<std::sync::OnceLock<Option<UserInfo>>>);
 
+/// The connection's client showed a certificate that counts for nothing here:
+/// of another authority, or expired. The listener puts it into the request
+/// extensions in place of [`PeerCertificates`].
+#[derive(Clone, Copy, Debug)]
+pub struct ForeignCertificate;
+
 /// What a request wants to do, as authorisers see it.
 #[derive(Clone, Debug, Default)]
 pub struct Attributes {

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_pki::tls::ClientAuthority;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use crate::access::{PeerCertificates, PeerIdentity};
+use crate::access::{ForeignCertificate, PeerCertificates, PeerIdentity};
 use crate::server::ApiServer;
 
 /// Pause after `accept` failed, as it does when file descriptors run out.
@@ -56,6 +57,15 @@ impl Default for ListenerLimits {
     }
 }
 
+/// How connections are secured.
+#[derive(Clone)]
+pub struct Security {
+    /// The server's certificate. It may let clients with any certificate in.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Whose certificates name a client.
+    pub clients: ClientAuthority,
+}
+
 /// Serves until `stop`; then lets what is under way end and returns. Watches
 /// are ended at once.
 ///
@@ -63,12 +73,13 @@ impl Default for ListenerLimits {
 /// None at present: failures of single connections are theirs alone.
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    security: Security,
     server: ApiServer,
     limits: ListenerLimits,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let acceptor = TlsAcceptor::from(tls);
+    let acceptor = TlsAcceptor::from(security.tls);
+    let clients = security.clients;
     let places = Arc::new(Semaphore::new(limits.connections));
     let tracker = TaskTracker::new();
     // Told to connections: finish what is under way, take nothing new.
@@ -97,7 +108,7 @@ pub async fn serve(
         };
         let connection = connection(
             stream,
-            acceptor.clone(),
+            (acceptor.clone(), clients.clone()),
             server.clone(),
             limits,
             closing.clone(),
@@ -127,7 +138,7 @@ pub async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
+    (acceptor, clients): (TlsAcceptor, ClientAuthority),
     server: ApiServer,
     limits: ListenerLimits,
     closing: CancellationToken,
@@ -145,14 +156,23 @@ async fn connection(
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(|chain| {
+        if !clients.vouches_for(chain) {
+            return Err(ForeignCertificate);
+        }
         let owned = chain.iter().map(|c| c.clone().into_owned()).collect();
-        PeerCertificates(Arc::new(owned))
+        Ok(PeerCertificates(Arc::new(owned)))
     });
     let identity = PeerIdentity::default();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(chain) = &chain {
-            request.extensions_mut().insert(chain.clone());
-            request.extensions_mut().insert(identity.clone());
+        match &chain {
+            Some(Ok(chain)) => {
+                request.extensions_mut().insert(chain.clone());
+                request.extensions_mut().insert(identity.clone());
+            }
+            Some(Err(foreign)) => {
+                request.extensions_mut().insert(*foreign);
+            }
+            None => {}
         }
         server.clone().call(request)
     });

@@ -15,7 +15,6 @@ use crate::dispatch::{Call, not_allowed};
 use crate::write::Part;
 
 pub(crate) use narrow::narrowing;
-pub(crate) use scale::{scale_of, scaled};
 
 /// Answers a request to a subresource other than `status`.
 ///

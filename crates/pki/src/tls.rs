@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::ServerCertVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::PkiError;
 
@@ -22,19 +26,116 @@ pub fn server_config(
     client_ca_pem: Option<&str>,
     alpn: &[&str],
 ) -> Result<Arc<ServerConfig>, PkiError> {
-    let provider = Arc::new(default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let verifier = client_ca_pem.map(ClientAuthority::new).transpose()?;
+    configure(cert_pem, key_pem, verifier.map(|v| v.0), alpn)
+}
+
+/// As `server_config`, but a certificate of another authority does not end the
+/// handshake: whoever takes the connection asks the [`ClientAuthority`], and
+/// can tell the client what is wrong.
+///
+/// # Errors
+/// If a text is not PEM of the right kind, or key and certificate differ.
+pub fn server_config_for_any_client(
+    cert_pem: &str,
+    key_pem: &str,
+    clients: &ClientAuthority,
+    alpn: &[&str],
+) -> Result<Arc<ServerConfig>, PkiError> {
+    let verifier = Arc::new(AnyClient(clients.0.clone()));
+    configure(cert_pem, key_pem, Some(verifier), alpn)
+}
+
+/// The authority whose client certificates count.
+#[derive(Clone, Debug)]
+pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
+
+impl ClientAuthority {
+    /// Reads the authority's certificate.
+    ///
+    /// # Errors
+    /// If the text is no PEM of a certificate.
+    pub fn new(ca_pem: &str) -> Result<Self, PkiError> {
+        let provider = Arc::new(default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_pem)?), provider)
+            .allow_unauthenticated()
+            .build()
+            .map(Self)
+            .map_err(tls_error)
+    }
+
+    /// True if a chain, leaf first, was issued by this authority for clients
+    /// and is valid now.
+    pub fn vouches_for(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        let now = UnixTime::now();
+        self.0.verify_client_cert(leaf, intermediates, now).is_ok()
+    }
+}
+
+/// Lets any certificate through the handshake. That the client holds its key
+/// is checked nevertheless.
+#[derive(Debug)]
+struct AnyClient(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyClient {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+fn configure(
+    cert_pem: &str,
+    key_pem: &str,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    alpn: &[&str],
+) -> Result<Arc<ServerConfig>, PkiError> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(tls_error)?;
-    let builder = match client_ca_pem {
-        Some(pem) => {
-            let roots = Arc::new(roots(pem)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(tls_error)?;
-            builder.with_client_cert_verifier(verifier)
-        }
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use coracle_apiserver::access::UserInfo;
 use coracle_apiserver::custom_kinds::CustomKinds;
-use coracle_apiserver::listener::ListenerLimits;
+use coracle_apiserver::listener::{ListenerLimits, Security};
 use coracle_apiserver::{ApiServer, listener};
 use coracle_controllers::SchedulerOptions;
+use coracle_pki::tls::ClientAuthority;
 use coracle_store::sqlite::{SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -87,12 +88,14 @@ async fn serve(options: &ControlPlaneOptions, shutdown: CancellationToken) -> Re
     let pki = PkiDir::open(&options.data_dir.join("pki"))?
         .with_leaf_validity(options.certificate_validity);
     let serving = pki.issue_server("kube-apiserver", &server_names(options))?;
-    let tls = coracle_pki::tls::server_config(
+    let clients = ClientAuthority::new(pki.ca.cert_pem())?;
+    let tls = coracle_pki::tls::server_config_for_any_client(
         &serving.cert_pem,
         &serving.key_pem,
-        Some(pki.ca.cert_pem()),
+        &clients,
         &["h2", "http/1.1"],
     )?;
+    let security = Security { tls, clients };
     let database = options.data_dir.join("state.db");
     let store = Arc::new(SqliteStore::open(&database, SqliteOptions::default())?);
     let (server, builtin) = api::build(store, &pki, options)?;
@@ -103,9 +106,9 @@ async fn serve(options: &ControlPlaneOptions, shutdown: CancellationToken) -> Re
     let stop_serving = CancellationToken::new();
     let mut serving = JoinSet::new();
     for listener in listeners {
-        let (server, tls, stop) = (server.clone(), tls.clone(), stop_serving.clone());
+        let (server, security, stop) = (server.clone(), security.clone(), stop_serving.clone());
         let limits = ListenerLimits::default();
-        serving.spawn(listener::serve(listener, tls, server, limits, stop));
+        serving.spawn(listener::serve(listener, security, server, limits, stop));
     }
     let mut clients = JoinSet::new();
     let stop = shutdown.clone();

@@ -13,7 +13,7 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::tokens::{CREDENTIAL_ID, ServiceAccountTokens};
-use crate::access::{Authenticator, PeerCertificates, PeerIdentity, UserInfo};
+use crate::access::{Authenticator, ForeignCertificate, PeerCertificates, PeerIdentity, UserInfo};
 
 /// All authenticators: a client certificate, else a bearer token, else (if
 /// permitted) nobody in particular.
@@ -49,6 +49,10 @@ impl Authenticator for Authenticators {
                     Err(ApiError::unauthorized())
                 }
             },
+            // Who shows a bad credential is not taken for one without any.
+            None if request.extensions.get::<ForeignCertificate>().is_some() => {
+                Err(ApiError::unauthorized())
+            }
             None => Ok(self.anonymous.then(UserInfo::anonymous)),
         }
     }
@@ -139,6 +143,17 @@ mod tests {
         assert_eq!(user.username, "ann");
         assert_eq!(user.groups, ["a", "b", "system:authenticated"]);
         assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_authority_is_not_nobody() {
+        let mut request = request(None);
+        request.extensions.insert(ForeignCertificate);
+        let error = authenticators(true)
+            .authenticate(&request)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), 401);
     }
 
     #[tokio::test]

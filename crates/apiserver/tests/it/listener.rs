@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coracle_apiserver::ApiServer;
-use coracle_apiserver::access::{Authenticator, PeerCertificates, UserInfo};
-use coracle_apiserver::listener::{ListenerLimits, serve};
+use coracle_apiserver::access::{Authenticator, ForeignCertificate, PeerCertificates, UserInfo};
+use coracle_apiserver::listener::{ListenerLimits, Security, serve};
 use coracle_machinery::ApiError;
-use coracle_pki::{CertificateAuthority, kubeconfig, tls};
+use coracle_pki::tls::{self, ClientAuthority};
+use coracle_pki::{CertificateAuthority, kubeconfig};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{kinds, store};
@@ -26,6 +28,9 @@ impl Authenticator for Certificates {
         &self,
         request: &http::request::Parts,
     ) -> Result<Option<UserInfo>, ApiError> {
+        if request.extensions.get::<ForeignCertificate>().is_some() {
+            return Err(ApiError::unauthorized());
+        }
         let Some(chain) = request.extensions.get::<PeerCertificates>() else {
             return Ok(None);
         };
@@ -35,36 +40,59 @@ impl Authenticator for Certificates {
     }
 }
 
-#[tokio::test]
-async fn clients_with_certificates_are_served_until_the_listener_drains() {
-    let ca = CertificateAuthority::generate("test").unwrap();
-    let hour = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A server, as a URL, until `stop`.
+async fn start(
+    ca: &CertificateAuthority,
+    stop: &CancellationToken,
+) -> (String, JoinHandle<std::io::Result<()>>) {
     let names = ["127.0.0.1".to_owned()];
-    let own = ca.issue_server("server", &names, hour).unwrap();
-    let tls = tls::server_config(
+    let own = ca.issue_server("server", &names, HOUR).unwrap();
+    let clients = ClientAuthority::new(ca.cert_pem()).unwrap();
+    let tls = tls::server_config_for_any_client(
         &own.cert_pem,
         &own.key_pem,
-        Some(ca.cert_pem()),
+        &clients,
         &["h2", "http/1.1"],
     )
     .unwrap();
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
+    let url = format!("https://{}", socket.local_addr().unwrap());
     let server = ApiServer::builder(store())
         .kinds(kinds())
         .authenticator(Arc::new(Certificates))
         .build();
-    let stop = CancellationToken::new();
+    let security = Security { tls, clients };
     let limits = ListenerLimits::default();
-    let served = tokio::spawn(serve(socket, tls, server, limits, stop.clone()));
+    let served = tokio::spawn(serve(socket, security, server, limits, stop.clone()));
+    (url, served)
+}
 
-    let admin = ca.issue_client("admin", &["system:masters"], hour).unwrap();
-    let text = kubeconfig::render("t", &format!("https://{address}"), ca.cert_pem(), &admin);
+/// Config maps as seen by a client that trusts `ca` and has a certificate of
+/// `issuer`.
+async fn config_maps(
+    url: &str,
+    ca: &CertificateAuthority,
+    issuer: &CertificateAuthority,
+) -> Api<ConfigMap> {
+    let admin = issuer
+        .issue_client("admin", &["system:masters"], HOUR)
+        .unwrap();
+    let text = kubeconfig::render("t", url, ca.cert_pem(), &admin);
     let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
     let config = kube::Config::from_custom_kubeconfig(config, &Default::default())
         .await
         .unwrap();
-    let maps: Api<ConfigMap> = Api::namespaced(kube::Client::try_from(config).unwrap(), "default");
+    Api::namespaced(kube::Client::try_from(config).unwrap(), "default")
+}
+
+#[tokio::test]
+async fn clients_with_certificates_are_served_until_the_listener_drains() {
+    let ca = CertificateAuthority::generate("test").unwrap();
+    let stop = CancellationToken::new();
+    let (url, served) = start(&ca, &stop).await;
+    let maps = config_maps(&url, &ca, &ca).await;
     let watch = maps.watch(&WatchParams::default(), "0").await.unwrap();
     let mut watch = std::pin::pin!(watch);
     let map = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
@@ -76,4 +104,20 @@ async fn clients_with_certificates_are_served_until_the_listener_drains() {
     served.await.unwrap().unwrap();
     assert!(watch.next().await.is_none_or(|e| e.is_err()));
     assert!(maps.get("a").await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_answered_with_401() {
+    let ca = CertificateAuthority::generate("test").unwrap();
+    let stop = CancellationToken::new();
+    let (url, served) = start(&ca, &stop).await;
+    // Of the same name, so that a client takes its certificate for suitable.
+    let other = CertificateAuthority::generate("test").unwrap();
+    let maps = config_maps(&url, &ca, &other).await;
+    match maps.get("a").await {
+        Err(kube::Error::Api(status)) => assert_eq!(status.code, 401),
+        unexpected => panic!("{unexpected:?}"),
+    }
+    stop.cancel();
+    served.await.unwrap().unwrap();
 }

@@ -15,10 +15,6 @@ mod lists;
 #[cfg(test)]
 mod patches;
 #[cfg(test)]
-mod policies;
-#[cfg(test)]
 mod special;
 #[cfg(test)]
 mod watches;
-#[cfg(test)]
-mod webhooks;
