@@ -7,7 +7,10 @@ use kube::{Client, Config};
 
 use crate::error::{CliError, Result};
 use crate::kubeconfig::Files;
-use crate::product;
+
+/// The prefix of the contexts that `connect` writes:
+/// `coracle_NAME_NAMESPACE_HOSTCONTEXT`.
+const PREFIX: &str = "coracle_";
 
 /// The host cluster of a command.
 pub struct Host {
@@ -19,28 +22,15 @@ pub struct Host {
     pub namespace: String,
 }
 
-/// The context that `connect` writes for a virtual cluster:
-/// `coracle_NAME_NAMESPACE_HOSTCONTEXT`.
+/// The context that `connect` writes for a virtual cluster.
 pub fn virtual_context(name: &str, namespace: &str, host_context: &str) -> String {
-    format!("{}_{name}_{namespace}_{host_context}", product::name())
-}
-
-/// All contexts that may have been written for it, whatever the program was
-/// called by then.
-pub fn virtual_contexts(name: &str, namespace: &str, host_context: &str) -> Vec<String> {
-    product::all()
-        .map(|product| format!("{product}_{name}_{namespace}_{host_context}"))
-        .collect()
+    format!("{PREFIX}{name}_{namespace}_{host_context}")
 }
 
 /// The parts of such a context: name, namespace, host context. Names of
 /// virtual clusters and namespaces hold no underscore.
 pub fn parse_virtual_context(context: &str) -> Option<(&str, &str, &str)> {
-    let (product, rest) = context.split_once('_')?;
-    if !product::all().any(|known| known == product) {
-        return None;
-    }
-    let mut parts = rest.splitn(3, '_');
+    let mut parts = context.strip_prefix(PREFIX)?.splitn(3, '_');
     Some((parts.next()?, parts.next()?, parts.next()?))
 }
 
@@ -69,21 +59,19 @@ impl Host {
         };
         let config = Config::from_custom_kubeconfig(merged(files)?, &options)
             .await
-            .map_err(|e| unusable(&context, &e))?;
+            .map_err(|e| {
+                CliError::failure(format!("context {context:?} cannot be used")).because(e)
+            })?;
         let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|e| unusable(&context, &e))?;
+        let client = Client::try_from(config).map_err(|e| {
+            CliError::failure(format!("context {context:?} cannot be used")).because(e)
+        })?;
         Ok(Self {
             client,
             context,
             namespace,
         })
     }
-}
-
-fn unusable(context: &str, error: &dyn std::error::Error) -> CliError {
-    CliError::failure(format!("context {context:?} cannot be used"))
-        .because(crate::error::root_cause(error))
-        .hint("`kubectl config view` shows it; --context and --kubeconfig name another")
 }
 
 fn no_context(files: &Files) -> CliError {
@@ -125,11 +113,6 @@ mod tests {
             parse_virtual_context(&context),
             Some(("a", "demo", "my_host"))
         );
-        assert_eq!(
-            parse_virtual_context("vcluster_a_demo_kind-demo"),
-            Some(("a", "demo", "kind-demo"))
-        );
-        assert!(virtual_contexts("a", "demo", "my_host").contains(&context));
         assert_eq!(parse_virtual_context("kind-demo"), None);
         assert_eq!(parse_virtual_context("coracle_a"), None);
     }

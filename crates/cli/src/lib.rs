@@ -2,20 +2,18 @@
 
 mod commands;
 mod error;
-mod grants;
 mod host;
 mod kubeconfig;
 mod manifests;
 mod objects;
 mod output;
-mod product;
-mod sandbox;
+mod pause;
 mod signals;
 mod tenants;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use commands::{Environment, Global};
@@ -30,7 +28,7 @@ use output::{Output, data};
 #[derive(Parser, Debug)]
 #[command(
     name = "coracle",
-    version = concat!("version ", env!("CARGO_PKG_VERSION")),
+    version,
     propagate_version = true,
     after_help = "Examples:
   coracle host up                 # a host cluster on this machine
@@ -51,8 +49,6 @@ enum Command {
     Connect(commands::connect::Connect),
     Disconnect(commands::disconnect::Disconnect),
     List(commands::list::List),
-    Pause(commands::pause::Pause),
-    Resume(commands::pause::Resume),
     Delete(commands::delete::Delete),
     Host(commands::host::HostCommand),
     /// Print the version
@@ -73,13 +69,11 @@ enum Command {
 pub fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)
-        .is_some_and(|argument| argument == "sandbox")
+        .is_some_and(|argument| argument == "pause")
     {
-        return sandbox::run();
+        return pause::run();
     }
-    product::called_as(std::env::args_os().next().as_deref());
-    let matches = product::rename(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = Cli::parse();
     let environment = Environment {
         global: cli.global,
         output: Output::new(),
@@ -113,18 +107,12 @@ fn run(command: Command, environment: &Environment) -> Result<ExitCode> {
             }
             Command::Disconnect(disconnect) => disconnect.run(environment)?,
             Command::List(list) => list.run(environment).await?,
-            Command::Pause(pause) => pause.run(environment).await?,
-            Command::Resume(resume) => resume.run(environment).await?,
             Command::Delete(delete) => delete.run(environment).await?,
             Command::Host(host) => host.run(environment).await?,
-            Command::Version => {
-                let name = product::name();
-                data(&format!("{name} version {}\n", env!("CARGO_PKG_VERSION")));
-            }
+            Command::Version => data(concat!("coracle version ", env!("CARGO_PKG_VERSION"), "\n")),
             Command::Completion { shell } => {
                 let mut script = Vec::new();
-                let mut command = product::rename(Cli::command());
-                clap_complete::generate(shell, &mut command, product::name(), &mut script);
+                clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut script);
                 data(&String::from_utf8_lossy(&script));
             }
             Command::ControlPlane(role) => role.run().await?,

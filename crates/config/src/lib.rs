@@ -8,7 +8,6 @@
 
 mod legacy;
 pub mod load;
-pub mod mapping;
 pub mod marks;
 pub mod model;
 pub mod names;
@@ -19,5 +18,5 @@ mod set;
 pub use load::{ConfigError, Hint, Problem};
 pub use model::Config;
 pub use names::{NameError, host_cluster_name, host_name, validate_name};
-pub use rules::{Grant, PolicyRule, host_grants, host_rules};
+pub use rules::{PolicyRule, host_cluster_rules, host_rules};
 pub use semantics::parse_toleration;

@@ -21,4 +21,3 @@ mod volumes;
 
 pub use agent::{Error, NodeConfig, run};
 pub use teardown::{TeardownError, teardown};
-pub use volumes::mounts::remove_tree;

@@ -207,7 +207,7 @@ impl Translator {
     }
 }
 
-pub(crate) fn digested(service: &Value) -> Value {
+fn digested(service: &Value) -> Value {
     json!([service["metadata"], strip_allocated(&service["spec"])])
 }
 

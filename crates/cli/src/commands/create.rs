@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Args};
 use coracle_config::model::Config;
 use coracle_config::{PolicyRule, names};
-use coracle_machinery::names::dns1123_label_errors;
 use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -18,7 +17,6 @@ use serde_json::Value;
 
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
-use crate::grants;
 use crate::host::Host;
 use crate::manifests::{ServiceFacts, Tenant};
 use crate::objects::{apply, is_absent, is_forbidden};
@@ -75,20 +73,12 @@ impl Create {
                 self.name
             ))
             .because(error)
-            .hint("names are like team-a: at most 52 lower-case letters, digits and '-'")
         })?;
         let config = self.load_config(environment)?;
         let namespace = self
             .namespace
             .clone()
-            .unwrap_or_else(|| format!("{}-{}", crate::product::name(), self.name));
-        if let Some(why) = dns1123_label_errors(&namespace).into_iter().next() {
-            return Err(CliError::usage(format!(
-                "{namespace:?} cannot be the name of a namespace"
-            ))
-            .because(why)
-            .hint("choose another namespace with -n"));
-        }
+            .unwrap_or_else(|| format!("coracle-{}", self.name));
         if self.print {
             print_manifests(&self.name, &namespace, &config);
             return Ok(());
@@ -98,7 +88,7 @@ impl Create {
             .output
             .progress(&format!("Creating virtual cluster {}", self.name));
         let made_namespace = self.ensure_namespace(&host, &namespace).await?;
-        let earlier = self.refuse_taken(&host, &namespace).await?;
+        self.refuse_taken(&host, &namespace).await?;
 
         let mut tenant = Tenant {
             name: &self.name,
@@ -108,7 +98,7 @@ impl Create {
             persistent: false,
         };
         tenant.persistent = wants_claim(&host, &config).await;
-        if let Err(error) = install(&host, &tenant, &earlier).await {
+        if let Err(error) = install(&host, &tenant).await {
             if !self.upgrade {
                 undo(&host, &tenant, made_namespace).await;
             }
@@ -149,7 +139,6 @@ impl Create {
             let text = std::fs::read_to_string(path).map_err(|error| {
                 CliError::usage(format!("cannot read the values file {}", path.display()))
                     .because(error)
-                    .hint("-f names a YAML file; --set key=value needs none")
             })?;
             texts.push((path.display().to_string(), text));
         }
@@ -160,7 +149,7 @@ impl Create {
         let (config, hints) = Config::load(&sources, &self.set).map_err(|error| {
             let mut out = CliError::usage("the values cannot be used");
             out.causes = error.problems.iter().map(ToString::to_string).collect();
-            out.hint("`coracle create NAME --print` shows the values that hold without yours")
+            out
         })?;
         for hint in hints {
             environment.output.hint(&hint.to_string());
@@ -202,8 +191,7 @@ impl Create {
         Ok(true)
     }
 
-    /// Gives the places that an existing virtual cluster has rights in.
-    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result<Vec<String>> {
+    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result {
         let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
         let failed = |error| from_kube("look for an existing virtual cluster")(error);
         let set = sets
@@ -241,7 +229,7 @@ impl Create {
                 self.name
             )));
         }
-        Ok(set.as_ref().map(grants::places).unwrap_or_default())
+        Ok(())
     }
 }
 
@@ -297,16 +285,13 @@ fn print_manifests(name: &str, namespace: &str, config: &Config) {
     };
     let mut all = vec![tenant.service()];
     all.extend(tenant.dependents(&facts, &coracle_config::host_rules(config)));
-    all.extend(tenant.grant_objects());
     for object in all {
         data("---\n");
         data(&serde_saphyr::to_string(&object).expect("a JSON value always serialises"));
     }
 }
 
-/// `earlier` are the places that it had rights in until now.
-async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Result {
-    grants::refuse_foreign(host, tenant).await?;
+async fn install(host: &Host, tenant: &Tenant<'_>) -> Result {
     let service = apply(&host.client, &tenant.service())
         .await
         .map_err(from_kube("create the virtual cluster's Service"))?;
@@ -334,8 +319,7 @@ async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Result
         };
         result.map_err(from_kube(&doing))?;
     }
-    // Last: from here on the StatefulSet remembers where they are.
-    grants::renew(host, tenant, earlier).await
+    Ok(())
 }
 
 /// Applies the Role without the rights that Kubernetes' own admin role lacks.
@@ -358,10 +342,6 @@ async fn apply_lesser_role(
 
 /// Takes back what a failed create made: the Service owns all the rest.
 async fn undo(host: &Host, tenant: &Tenant<'_>, made_namespace: bool) {
-    for grant in tenant.grants() {
-        let place = grant.namespace.as_deref().unwrap_or(grants::CLUSTER);
-        let _ = grants::remove(host, tenant.namespace, tenant.name, place).await;
-    }
     let services: Api<Service> = Api::namespaced(host.client.clone(), tenant.namespace);
     let _ = services
         .delete(&names::service(tenant.name), &DeleteParams::background())

@@ -22,10 +22,8 @@ impl Disconnect {
                 .hint("`kubectl config use-context NAME` chooses one"));
         };
         let Some((name, _, host)) = parse_virtual_context(&current) else {
-            return Err(CliError::failure(format!(
-                "not connected: the current context {current:?} is no virtual cluster's"
-            ))
-            .hint("`coracle connect NAME` connects; `coracle list` shows which there are"));
+            connect::not_connected(&environment.output, &current);
+            return Ok(());
         };
         if !files.has_context(host)? {
             return Err(

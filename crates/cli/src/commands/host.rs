@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use coracle_image::{ImageStore, Reference};
-use coracle_machinery::names::dns1123_subdomain_errors;
 use coracle_server::host::{
     self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_PORT, HostOptions, Layout, Progress,
 };
@@ -26,10 +25,6 @@ use crate::output::data;
 const DOWN_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often to look whether it has stopped.
 const DOWN_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Where archives that can be loaded come from.
-const ARCHIVES: &str =
-    "`docker save` (since Docker 25) and `podman save --format oci-archive` write such archives";
 
 /// Run a host cluster on this machine
 #[derive(Args, Debug)]
@@ -70,7 +65,7 @@ struct Settings {
     #[command(flatten)]
     data: DataDir,
     /// The port of the API server on loopback
-    #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = DEFAULT_PORT)]
     port: u16,
     /// The name of the node [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
@@ -142,15 +137,10 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
             .info(&format!("the host is running already (process {pid})"));
         return write_context(environment, &layout);
     }
-    node_name(settings)?;
-    host::check_requirements(&layout, settings.port)?;
+    host::check_requirements(settings.port)?;
     let mut progress = environment.output.progress("Starting the host cluster");
     let failed = |error: std::io::Error| CliError::failure("cannot start the host").because(error);
-    std::fs::create_dir_all(layout.logs()).map_err(|error| {
-        CliError::failure(format!("cannot make {}", layout.logs().display()))
-            .because(error)
-            .hint("--data-dir chooses another directory")
-    })?;
+    std::fs::create_dir_all(layout.logs()).map_err(failed)?;
     let log = layout.logs().join("supervisor.log");
     let log_file = std::fs::File::create(&log).map_err(failed)?;
     let mut child = supervisor(settings, &layout, log_file).map_err(failed)?;
@@ -251,7 +241,6 @@ async fn run(settings: &Settings) -> Result {
         // Nobody reads any more once the host is ready.
         let _ = writeln!(std::io::stdout(), "{message}");
     };
-    super::roles::start_logging()?;
     let options = HostOptions {
         data_dir: absolute(&settings.data.data_dir)?,
         port: settings.port,
@@ -275,21 +264,12 @@ async fn run(settings: &Settings) -> Result {
 }
 
 fn node_name(settings: &Settings) -> Result<String> {
-    let name = match &settings.node_name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()
-            .map_err(|e| CliError::failure("this machine has no host name").because(e))?
-            .to_string_lossy()
-            .to_lowercase(),
-    };
-    match dns1123_subdomain_errors(&name).into_iter().next() {
-        None => Ok(name),
-        Some(why) => Err(
-            CliError::usage(format!("{name:?} cannot be the name of a node"))
-                .because(why)
-                .hint("choose another name with --node-name"),
-        ),
+    if let Some(name) = &settings.node_name {
+        return Ok(name.clone());
     }
+    let name = nix::unistd::gethostname()
+        .map_err(|e| CliError::failure("this machine has no host name").because(e))?;
+    Ok(name.to_string_lossy().to_lowercase())
 }
 
 async fn down(environment: &Environment, arguments: &Down) -> Result {
@@ -317,12 +297,10 @@ async fn down(environment: &Environment, arguments: &Down) -> Result {
         }
     } else {
         environment.output.info("no host cluster is running");
-        // It may have been killed, and its pods run on.
-        host::clean_up(&layout).await?;
     }
-    forget(environment, &layout)?;
+    environment.files()?.remove(CONTEXT, None)?;
     if arguments.purge && layout.root().exists() {
-        host::remove_data(&layout)?;
+        remove_data(&layout)?;
         environment
             .output
             .done(&format!("Removed {}", layout.root().display()));
@@ -337,18 +315,17 @@ async fn down(environment: &Environment, arguments: &Down) -> Result {
     Ok(())
 }
 
-/// Removes the context of this host, and of no other.
-fn forget(environment: &Environment, layout: &Layout) -> Result {
-    let Ok(text) = std::fs::read_to_string(layout.admin_kubeconfig()) else {
-        return Ok(());
-    };
-    let authority = |cluster: &Value| cluster.get("certificate-authority-data").cloned();
-    let own = authority(&Entry::from_kubeconfig(&text, CONTEXT)?.cluster);
-    let files = environment.files()?;
-    if files.cluster(CONTEXT)?.as_ref().and_then(authority) == own {
-        files.remove(CONTEXT, None)?;
+/// Removes the data directory, if it is one.
+fn remove_data(layout: &Layout) -> Result {
+    let root = layout.root();
+    if !layout.control_plane().exists() && !layout.images().exists() {
+        return Err(
+            CliError::failure(format!("{} is no host's data directory", root.display()))
+                .hint("nothing was removed; name the directory with --data-dir"),
+        );
     }
-    Ok(())
+    std::fs::remove_dir_all(root)
+        .map_err(|e| CliError::failure(format!("cannot remove {}", root.display())).because(e))
 }
 
 fn status(environment: &Environment, arguments: &Status) -> Result {
@@ -390,30 +367,23 @@ fn load_image(environment: &Environment, arguments: &LoadImage) -> Result {
     let failed = |error: coracle_image::ImageError| {
         CliError::failure(format!("cannot load {}", arguments.file.display())).because(error)
     };
-    let name = arguments.name.as_deref().map(Reference::parse).transpose();
-    let name = name.map_err(|error| {
-        CliError::usage("--name does not name an image")
-            .because(error)
-            .hint("names are like docker.io/library/app:1")
-    })?;
+    let name = arguments
+        .name
+        .as_deref()
+        .map(Reference::parse)
+        .transpose()
+        .map_err(failed)?;
     if !arguments.file.is_file() {
-        return Err(
-            CliError::usage(format!("there is no file {}", arguments.file.display()))
-                .hint(ARCHIVES),
-        );
-    }
-    if !layout.images().is_dir() {
-        return Err(CliError::failure(format!(
-            "{} is no host's data directory",
-            layout.root().display()
-        ))
-        .hint("`coracle host up` makes a host; --data-dir names another directory"));
+        return Err(CliError::usage(format!(
+            "there is no file {}",
+            arguments.file.display()
+        )));
     }
     let images = ImageStore::open(layout.images())
         .map_err(|error| failed(error).hint("the images belong to root: run it with sudo"))?;
     let loaded = images
         .load(&arguments.file, name.as_ref())
-        .map_err(|error| failed(error).hint(ARCHIVES))?;
+        .map_err(failed)?;
     for reference in loaded {
         environment.output.done(&format!("Loaded {reference}"));
     }

@@ -5,6 +5,5 @@
 mod chaos;
 mod clusters;
 mod kubelet;
-mod mapped;
 mod objects;
 mod pods;

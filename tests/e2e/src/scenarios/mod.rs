@@ -1,11 +1,12 @@
 //! The scenarios, in the order in which they run.
 
+mod custom;
 mod helm;
-mod input;
 mod inside;
-mod kubeconfig;
+mod isolation;
 mod kubectl_objects;
 mod kubectl_streams;
+mod tenant;
 mod walkthrough;
 
 use crate::world::{Result, World};
@@ -20,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     ("kubectl-streams", kubectl_streams::streams),
     ("kubectl-objects", kubectl_objects::objects),
     ("helm", helm::release),
-    ("input", input::wrong_input),
-    ("kubeconfig", kubeconfig::entries_and_commands),
+    ("isolation", isolation::neighbours),
+    ("tenant", tenant::owner_of_one_namespace),
+    ("custom", custom::resources),
 ];
