@@ -8,13 +8,15 @@ use coracle_pki::TokenSigner;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
-    self, Dependencies, KubernetesService, Quotas, ServiceAddressing, ensure_kubernetes_service,
+    self, Dependencies, Extensions, KubernetesService, Quotas, ServiceAddressing,
+    ensure_kubernetes_service,
 };
 use crate::auth::handlers::{OpenId, handlers};
 use crate::auth::node::Authorizers;
 use crate::auth::rbac::{Rbac, aggregation};
 use crate::auth::reviews::{Reviews, TokenRequests};
 use crate::auth::{Authenticators, ServiceAccountTokens, bootstrap};
+use crate::callout::{Callouts, ClusterNetwork};
 use crate::objects::Objects;
 use crate::server::Builder;
 
@@ -30,6 +32,8 @@ pub struct BuiltinOptions {
     pub anonymous: bool,
     /// Who gives out cluster IPs and node ports.
     pub addressing: ServiceAddressing,
+    /// The way to webhooks, if not over the cluster's network.
+    pub callouts: Option<Arc<Callouts>>,
 }
 
 /// The parts that [`install`] made.
@@ -61,6 +65,14 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
         authorizer: authorizers.clone(),
         addressing: options.addressing,
         quotas: quotas.clone(),
+        extensions: Arc::new(Extensions {
+            objects: objects.clone(),
+            registry: builder.registry(),
+            callouts: options.callouts.unwrap_or_else(|| {
+                let network = ClusterNetwork::new(objects.clone());
+                Arc::new(Callouts::new(Arc::new(network)))
+            }),
+        }),
     });
     let reviews = Reviews::new(authorizers.clone(), rbac.clone(), tokens.clone());
     let requests = TokenRequests::new(tokens.clone(), objects.clone());

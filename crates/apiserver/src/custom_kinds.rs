@@ -115,7 +115,7 @@ impl CustomKinds {
             let resource = resource_of(crd);
             wanted.push(resource.clone());
             if object::is_terminating(crd) {
-                waiting |= !self.clean_up(crd, &resource).await?;
+                waiting |= !self.clean_up(crd, &resource, &mut served).await?;
                 continue;
             }
             let outcome = self.register(crd, &resource, &mut served);
@@ -173,7 +173,12 @@ impl CustomKinds {
 
     /// Deletes the objects of a definition that is being deleted, then lets
     /// it go. True once it is gone.
-    async fn clean_up(&self, crd: &Value, resource: &GroupResource) -> Result<bool, ApiError> {
+    async fn clean_up(
+        &self,
+        crd: &Value,
+        resource: &GroupResource,
+        served: &mut HashMap<GroupResource, (String, i64)>,
+    ) -> Result<bool, ApiError> {
         let finalizers = object::items(crd, "/metadata/finalizers");
         if !finalizers.iter().any(|f| f == CLEANUP) {
             return Ok(true);
@@ -189,6 +194,10 @@ impl CustomKinds {
                     return Ok(false);
                 }
             }
+        }
+        // First: once the definition is gone, nothing of it is served.
+        if served.remove(resource).is_some() {
+            registry.remove(resource);
         }
         let mut updated = crd.clone();
         if let Some(list) = updated["metadata"]["finalizers"].as_array_mut() {

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use coracle_machinery::schema::{self, FieldValidation};
 use coracle_machinery::{ApiError, GroupResource, GroupVersionKind, Reason};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::body::{Body, json_bytes, json_value};
 use crate::decode::{self, MAX_BODY};
 use crate::health;
-use crate::hooks::RequestContext;
+use crate::hooks::{Operation, RequestContext};
 use crate::kind::Verb;
 use crate::list;
 use crate::negotiate::{ContentType, content_type, shape};
 use crate::patch::Patch;
 use crate::protobuf;
-use crate::query::{ListOptions, parse_revision};
+use crate::query::{ListOptions, Query, parse_revision};
 use crate::registry::Resource;
 use crate::select::Filter;
 use crate::server::Inner;
@@ -69,6 +69,7 @@ impl Inner {
             return Err(ApiError::no_such_path());
         };
         if let Some(connector) = self.connectors.get(info) {
+            self.admit_connect(context, &resource).await?;
             return connector.connect(context, request).await;
         }
         if info.verb.is_empty() {
@@ -113,6 +114,54 @@ impl Inner {
         };
         call.run(body).await
     }
+}
+
+impl Inner {
+    /// Lets rules refuse a connection to a subresource. Reading a log is none.
+    async fn admit_connect(
+        &self,
+        context: &RequestContext,
+        resource: &Resource,
+    ) -> Result<(), ApiError> {
+        let info = &context.info;
+        if info.subresource == "log" {
+            return Ok(());
+        }
+        let warn = |text: String| context.warn(text);
+        let writer = Writer {
+            storage: &self.storage,
+            resource,
+            subresource: &info.subresource,
+            user: &context.user,
+            admission: &self.admission,
+            options: &WriteOptions::default(),
+            warn: &warn,
+        };
+        let options = connect_options(&body_kind(context, resource), &context.query);
+        let at = (info.namespace.as_str(), info.name.as_str());
+        writer.review(Operation::Connect, at, options).await?;
+        Ok(())
+    }
+}
+
+/// The query of a connection as an object: `PodExecOptions` and the like.
+fn connect_options(gvk: &GroupVersionKind, query: &Query) -> Value {
+    let mut options = json!({"kind": gvk.kind, "apiVersion": gvk.api_version()});
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if query.get(name).is_some() {
+            options[name] = query.flag(name).into();
+        }
+    }
+    for name in ["container", "path"] {
+        if let Some(text) = query.get(name) {
+            options[name] = text.into();
+        }
+    }
+    let command: Vec<&str> = query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    options
 }
 
 /// The kind of a request's body: that of the subresource, if it has its own.

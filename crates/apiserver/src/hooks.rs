@@ -147,6 +147,24 @@ pub struct AdmissionRequest<'a> {
     pub options: &'a Value,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+    /// Whether mutating rules have to run again.
+    pub reinvocation: Reinvocation,
+}
+
+/// What webhooks note while an object is being changed. If one of them changed
+/// it, all rules run once more, and those webhooks that ask for it.
+#[derive(Debug, Default)]
+pub struct Reinvocation {
+    /// This is the second time.
+    pub again: bool,
+    /// A second time is needed.
+    pub wanted: bool,
+    /// The webhooks that were called, by name.
+    pub called: Vec<String>,
+    /// Those after which another webhook changed the object.
+    pub due: Vec<String>,
+    /// The object as the webhooks left it.
+    pub left: Option<Value>,
 }
 
 /// A rule that writes have to pass.

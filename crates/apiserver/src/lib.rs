@@ -8,6 +8,7 @@ pub mod admission;
 pub mod auth;
 pub mod body;
 pub mod builtin;
+pub mod callout;
 pub mod codec;
 pub mod connect;
 pub mod custom_kinds;

@@ -15,6 +15,7 @@ use crate::dispatch::{Call, not_allowed};
 use crate::write::Part;
 
 pub(crate) use narrow::narrowing;
+pub(crate) use scale::{scale_of, scaled};
 
 /// Answers a request to a subresource other than `status`.
 ///

@@ -85,7 +85,12 @@ impl CliError {
 impl From<coracle_server::Error> for CliError {
     fn from(error: coracle_server::Error) -> Self {
         let hint = error.hint();
-        let mut out = Self::failure(error.to_string());
+        let mut out = match error {
+            coracle_server::Error::PathTooLong { .. } | coracle_server::Error::NoData(_) => {
+                Self::usage(error.to_string())
+            }
+            _ => Self::failure(error.to_string()),
+        };
         out.hints.extend(hint);
         out
     }
@@ -119,7 +124,7 @@ pub fn from_kube(doing: &str) -> impl FnOnce(kube::Error) -> CliError + '_ {
 }
 
 /// The innermost cause: "connection refused" rather than "error sending request".
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

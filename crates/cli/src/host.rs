@@ -7,10 +7,7 @@ use kube::{Client, Config};
 
 use crate::error::{CliError, Result};
 use crate::kubeconfig::Files;
-
-/// The prefix of the contexts that `connect` writes:
-/// `coracle_NAME_NAMESPACE_HOSTCONTEXT`.
-const PREFIX: &str = "coracle_";
+use crate::product;
 
 /// The host cluster of a command.
 pub struct Host {
@@ -22,15 +19,28 @@ pub struct Host {
     pub namespace: String,
 }
 
-/// The context that `connect` writes for a virtual cluster.
+/// The context that `connect` writes for a virtual cluster:
+/// `coracle_NAME_NAMESPACE_HOSTCONTEXT`.
 pub fn virtual_context(name: &str, namespace: &str, host_context: &str) -> String {
-    format!("{PREFIX}{name}_{namespace}_{host_context}")
+    format!("{}_{name}_{namespace}_{host_context}", product::name())
+}
+
+/// All contexts that may have been written for it, whatever the program was
+/// called by then.
+pub fn virtual_contexts(name: &str, namespace: &str, host_context: &str) -> Vec<String> {
+    product::all()
+        .map(|product| format!("{product}_{name}_{namespace}_{host_context}"))
+        .collect()
 }
 
 /// The parts of such a context: name, namespace, host context. Names of
 /// virtual clusters and namespaces hold no underscore.
 pub fn parse_virtual_context(context: &str) -> Option<(&str, &str, &str)> {
-    let mut parts = context.strip_prefix(PREFIX)?.splitn(3, '_');
+    let (product, rest) = context.split_once('_')?;
+    if !product::all().any(|known| known == product) {
+        return None;
+    }
+    let mut parts = rest.splitn(3, '_');
     Some((parts.next()?, parts.next()?, parts.next()?))
 }
 
@@ -59,19 +69,21 @@ impl Host {
         };
         let config = Config::from_custom_kubeconfig(merged(files)?, &options)
             .await
-            .map_err(|e| {
-                CliError::failure(format!("context {context:?} cannot be used")).because(e)
-            })?;
+            .map_err(|e| unusable(&context, &e))?;
         let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|e| {
-            CliError::failure(format!("context {context:?} cannot be used")).because(e)
-        })?;
+        let client = Client::try_from(config).map_err(|e| unusable(&context, &e))?;
         Ok(Self {
             client,
             context,
             namespace,
         })
     }
+}
+
+fn unusable(context: &str, error: &dyn std::error::Error) -> CliError {
+    CliError::failure(format!("context {context:?} cannot be used"))
+        .because(crate::error::root_cause(error))
+        .hint("`kubectl config view` shows it; --context and --kubeconfig name another")
 }
 
 fn no_context(files: &Files) -> CliError {
@@ -113,6 +125,11 @@ mod tests {
             parse_virtual_context(&context),
             Some(("a", "demo", "my_host"))
         );
+        assert_eq!(
+            parse_virtual_context("vcluster_a_demo_kind-demo"),
+            Some(("a", "demo", "kind-demo"))
+        );
+        assert!(virtual_contexts("a", "demo", "my_host").contains(&context));
         assert_eq!(parse_virtual_context("kind-demo"), None);
         assert_eq!(parse_virtual_context("coracle_a"), None);
     }

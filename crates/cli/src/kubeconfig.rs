@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -136,6 +136,16 @@ impl Files {
             .map(str::to_owned))
     }
 
+    /// The cluster entry of that name.
+    ///
+    /// # Errors
+    /// As for `read`.
+    pub fn cluster(&self, cluster: &str) -> Result<Option<Value>> {
+        let all = self.read()?;
+        let found = find(all.get("clusters").unwrap_or(&Value::Null), cluster);
+        Ok(found.and_then(|entry| entry.get("cluster").cloned()))
+    }
+
     /// True if a context of that name exists.
     ///
     /// # Errors
@@ -204,16 +214,17 @@ impl Files {
         Ok(())
     }
 
-    /// The first file for which `holds`, or else the first one.
+    /// The first file for which `holds`, or else the first one that exists, or
+    /// else the last one, as kubectl has it.
     fn file_with(&self, holds: impl Fn(&Value) -> bool) -> Result<PathBuf> {
         for path in &self.0 {
             if holds(&read_file(path)?) {
                 return Ok(path.clone());
             }
         }
-        Ok(self
-            .0
-            .first()
+        let existing = self.0.iter().find(|path| path.exists());
+        Ok(existing
+            .or(self.0.last())
             .expect("located files are never empty")
             .clone())
     }
@@ -282,7 +293,9 @@ fn to_yaml(value: &Value) -> String {
 }
 
 fn file_error(doing: &str, path: &Path, cause: impl std::fmt::Display) -> CliError {
-    CliError::failure(format!("cannot {doing} the kubeconfig {}", path.display())).because(cause)
+    CliError::failure(format!("cannot {doing} the kubeconfig {}", path.display()))
+        .because(cause)
+        .hint("--kubeconfig, or else the variable KUBECONFIG, names another file")
 }
 
 /// Changes a file under its lock, whole or not at all, keeping its mode.
@@ -298,7 +311,8 @@ fn edit(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result {
         return Err(file_error("read", path, "it is not a kubeconfig"));
     };
     change(&mut config);
-    let mode = fs::metadata(&target).map_or(0o600, |meta| meta.mode() & 0o777);
+    let before = fs::metadata(&target).ok();
+    let mode = before.as_ref().map_or(0o600, |meta| meta.mode() & 0o777);
     let incoming = sibling(&target, &format!("{}.tmp", std::process::id()));
     let write = || -> io::Result<()> {
         let mut file = fs::OpenOptions::new()
@@ -307,6 +321,11 @@ fn edit(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result {
             .truncate(true)
             .mode(mode)
             .open(&incoming)?;
+        if let Some(before) = &before {
+            // Under sudo, the user's file stays the user's.
+            std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()))?;
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
         file.write_all(to_yaml(&Value::Object(config)).as_bytes())?;
         file.sync_all()?;
         fs::rename(&incoming, &target)
@@ -403,6 +422,9 @@ mod tests {
         files.put(&entry("a"), true).unwrap();
         assert!(!first.exists());
         files.put(&entry("b"), false).unwrap();
+        assert!(!first.exists());
+        fs::write(&first, "").unwrap();
+        files.put(&entry("c"), false).unwrap();
         assert_eq!(list(&read_file(&first).unwrap(), "contexts").len(), 1);
         assert_eq!(files.current_context().unwrap().as_deref(), Some("a"));
     }

@@ -2,18 +2,20 @@
 
 mod commands;
 mod error;
+mod grants;
 mod host;
 mod kubeconfig;
 mod manifests;
 mod objects;
 mod output;
-mod pause;
+mod product;
+mod sandbox;
 mod signals;
 mod tenants;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use commands::{Environment, Global};
@@ -28,7 +30,7 @@ use output::{Output, data};
 #[derive(Parser, Debug)]
 #[command(
     name = "coracle",
-    version,
+    version = concat!("version ", env!("CARGO_PKG_VERSION")),
     propagate_version = true,
     after_help = "Examples:
   coracle host up                 # a host cluster on this machine
@@ -49,6 +51,8 @@ enum Command {
     Connect(commands::connect::Connect),
     Disconnect(commands::disconnect::Disconnect),
     List(commands::list::List),
+    Pause(commands::pause::Pause),
+    Resume(commands::pause::Resume),
     Delete(commands::delete::Delete),
     Host(commands::host::HostCommand),
     /// Print the version
@@ -69,11 +73,13 @@ enum Command {
 pub fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)
-        .is_some_and(|argument| argument == "pause")
+        .is_some_and(|argument| argument == "sandbox")
     {
-        return pause::run();
+        return sandbox::run();
     }
-    let cli = Cli::parse();
+    product::called_as(std::env::args_os().next().as_deref());
+    let matches = product::rename(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let environment = Environment {
         global: cli.global,
         output: Output::new(),
@@ -107,12 +113,18 @@ fn run(command: Command, environment: &Environment) -> Result<ExitCode> {
             }
             Command::Disconnect(disconnect) => disconnect.run(environment)?,
             Command::List(list) => list.run(environment).await?,
+            Command::Pause(pause) => pause.run(environment).await?,
+            Command::Resume(resume) => resume.run(environment).await?,
             Command::Delete(delete) => delete.run(environment).await?,
             Command::Host(host) => host.run(environment).await?,
-            Command::Version => data(concat!("coracle version ", env!("CARGO_PKG_VERSION"), "\n")),
+            Command::Version => {
+                let name = product::name();
+                data(&format!("{name} version {}\n", env!("CARGO_PKG_VERSION")));
+            }
             Command::Completion { shell } => {
                 let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut script);
+                let mut command = product::rename(Cli::command());
+                clap_complete::generate(shell, &mut command, product::name(), &mut script);
                 data(&String::from_utf8_lossy(&script));
             }
             Command::ControlPlane(role) => role.run().await?,

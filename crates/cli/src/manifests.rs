@@ -1,7 +1,7 @@
 //! What `create` leaves on the host, rendered as values.
 
 use coracle_config::model::Config;
-use coracle_config::{PolicyRule, marks, names};
+use coracle_config::{Grant, PolicyRule, marks, names};
 use serde_json::{Map, Value, json};
 
 /// The port of the virtual API server in its pod.
@@ -102,6 +102,47 @@ impl Tenant<'_> {
         ]
     }
 
+    /// The rights that it needs outside of its namespace.
+    pub fn grants(&self) -> Vec<Grant> {
+        coracle_config::host_grants(self.config, self.namespace)
+    }
+
+    /// Roles and bindings for these. Nothing in a namespace can own them.
+    pub fn grant_objects(&self) -> Vec<Value> {
+        let grants = self.grants();
+        grants.iter().flat_map(|g| self.grant_object(g)).collect()
+    }
+
+    fn grant_object(&self, grant: &Grant) -> [Value; 2] {
+        let group = "rbac.authorization.k8s.io";
+        let name = names::grant(self.namespace, self.name);
+        let prefix = if grant.namespace.is_none() {
+            "Cluster"
+        } else {
+            ""
+        };
+        let mut labels = self.selector();
+        labels.insert(marks::HOST_NAMESPACE.into(), self.namespace.into());
+        let object = |kind: &str| {
+            let mut object = json!({
+                "apiVersion": format!("{group}/v1"), "kind": kind,
+                "metadata": {"name": name, "labels": labels},
+            });
+            if let Some(namespace) = &grant.namespace {
+                object["metadata"]["namespace"] = json!(namespace);
+            }
+            object
+        };
+        let kind = format!("{prefix}Role");
+        let mut role = object(&kind);
+        role["rules"] = json!(grant.rules);
+        let mut binding = object(&format!("{kind}Binding"));
+        binding["roleRef"] = json!({"apiGroup": group, "kind": kind, "name": name});
+        binding["subjects"] = json!([{"kind": "ServiceAccount",
+            "name": names::service_account(self.name), "namespace": self.namespace}]);
+        [role, binding]
+    }
+
     fn stateful_set(&self, facts: &ServiceFacts) -> Value {
         let settings = &self.config.control_plane.stateful_set;
         let mut labels = json!(self.selector());
@@ -126,6 +167,14 @@ impl Tenant<'_> {
         );
         object["spec"] = spec;
         add_texts(&mut object, "labels", &settings.labels);
+        let grants = self.grants();
+        if !grants.is_empty() {
+            let places: Vec<&str> = grants
+                .iter()
+                .map(|g| g.namespace.as_deref().unwrap_or(crate::grants::CLUSTER))
+                .collect();
+            object["metadata"]["annotations"] = json!({marks::GRANTS: places.join(",")});
+        }
         add_texts(&mut object, "annotations", &settings.annotations);
         object
     }
@@ -355,21 +404,32 @@ fn add_texts(object: &mut Value, field: &str, texts: &coracle_config::model::Tex
 mod tests {
     use super::*;
 
-    fn rendered(yaml: &str) -> Vec<Value> {
-        let (config, _) = Config::from_yaml(&[("test", yaml)]).unwrap();
-        let tenant = Tenant {
+    fn config(yaml: &str) -> Config {
+        Config::from_yaml(&[("test", yaml)]).unwrap().0
+    }
+
+    fn tenant(config: &Config) -> Tenant<'_> {
+        Tenant {
             name: "team",
             namespace: "demo",
-            config: &config,
+            config,
             image: "coracle.dev/coracle:1".into(),
             persistent: false,
-        };
-        let facts = ServiceFacts {
+        }
+    }
+
+    fn facts() -> ServiceFacts {
+        ServiceFacts {
             uid: "u".into(),
             cluster_ip: "10.96.0.9".into(),
-        };
+        }
+    }
+
+    fn rendered(yaml: &str) -> Vec<Value> {
+        let config = config(yaml);
+        let tenant = tenant(&config);
         let mut all = vec![tenant.service()];
-        all.extend(tenant.dependents(&facts, &coracle_config::host_rules(&config)));
+        all.extend(tenant.dependents(&facts(), &coracle_config::host_rules(&config)));
         all
     }
 
@@ -397,6 +457,53 @@ mod tests {
         for object in &all {
             assert_eq!(object["metadata"]["namespace"], "demo");
             assert!(!object["kind"].as_str().unwrap().starts_with("Cluster"));
+        }
+    }
+
+    #[test]
+    fn rights_elsewhere_only_where_a_feature_needs_them() {
+        let rendered = |yaml: &str| {
+            let config = config(yaml);
+            let tenant = tenant(&config);
+            (tenant.grant_objects(), tenant.stateful_set(&facts()))
+        };
+        let (objects, set) = rendered("");
+        assert!(objects.is_empty());
+        assert!(set["metadata"]["annotations"].is_null());
+
+        let (objects, set) = rendered(
+            "{sync: {fromHost: {nodes: {enabled: true}}}, \
+             networking: {replicateServices: {fromHost: [{from: default/web, to: default/web}]}}}",
+        );
+        assert_eq!(set["metadata"]["annotations"][marks::GRANTS], "*,default");
+        let shown: Vec<Value> = objects
+            .iter()
+            .map(|o| json!([o["kind"], o["metadata"]["name"], o["metadata"]["namespace"]]))
+            .collect();
+        let name = "coracle:demo:team";
+        assert_eq!(
+            json!(shown),
+            json!([
+                ["ClusterRole", name, null],
+                ["ClusterRoleBinding", name, null],
+                ["Role", name, "default"],
+                ["RoleBinding", name, "default"],
+            ])
+        );
+        assert_eq!(
+            objects[0]["rules"],
+            json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}])
+        );
+        assert_eq!(objects[2]["rules"][0]["resourceNames"], json!(["web"]));
+        for (role, binding) in [(0, 1), (2, 3)] {
+            let (role, binding) = (&objects[role], &objects[binding]);
+            assert_eq!(role["metadata"]["labels"][marks::RELEASE], "team");
+            assert_eq!(binding["roleRef"]["kind"], role["kind"]);
+            assert_eq!(binding["roleRef"]["name"], name);
+            assert_eq!(
+                binding["subjects"],
+                json!([{"kind": "ServiceAccount", "name": "vc-team", "namespace": "demo"}])
+            );
         }
     }
 

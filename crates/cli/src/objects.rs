@@ -30,8 +30,10 @@ pub async fn apply(client: &Client, object: &Value) -> kube::Result<DynamicObjec
         kind: text("/kind"),
     };
     let resource = ApiResource::from_gvk(&gvk);
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), &text("/metadata/namespace"), &resource);
+    let api: Api<DynamicObject> = match text("/metadata/namespace") {
+        none if none.is_empty() => Api::all_with(client.clone(), &resource),
+        namespace => Api::namespaced_with(client.clone(), &namespace, &resource),
+    };
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(&text("/metadata/name"), &parameters, &Patch::Apply(object))
         .await

@@ -46,10 +46,11 @@ impl Output {
 
     /// A further line on what came before.
     pub fn detail(&self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "  {text}");
+        let _ = writeln!(std::io::stderr(), "  {}", crate::product::say(text));
     }
 
     fn line(&self, label: &str, code: &str, text: &str) {
+        let text = crate::product::say(text);
         // A closed standard error is no reason to fail.
         let _ = if self.colour {
             writeln!(std::io::stderr(), "\x1b[{code}m{label:<5}\x1b[0m {text}")

@@ -8,6 +8,7 @@
 
 mod legacy;
 pub mod load;
+pub mod mapping;
 pub mod marks;
 pub mod model;
 pub mod names;
@@ -18,5 +19,5 @@ mod set;
 pub use load::{ConfigError, Hint, Problem};
 pub use model::Config;
 pub use names::{NameError, host_cluster_name, host_name, validate_name};
-pub use rules::{PolicyRule, host_cluster_rules, host_rules};
+pub use rules::{Grant, PolicyRule, host_grants, host_rules};
 pub use semantics::parse_toleration;

@@ -64,14 +64,12 @@ const NOT_YET: &[&str] = &[
     "sleepMode",
     "snapshots",
     "standalone",
-    "sync.fromHost.configMaps",
     "sync.fromHost.csiDrivers",
     "sync.fromHost.csiNodes",
     "sync.fromHost.csiStorageCapacities",
     "sync.fromHost.customResources",
     "sync.fromHost.priorityClasses",
     "sync.fromHost.runtimeClasses",
-    "sync.fromHost.secrets",
     "sync.fromHost.volumeSnapshotClasses",
     "sync.toHost.customResources",
     "sync.toHost.namespaces",
@@ -90,8 +88,6 @@ const NOT_YET: &[&str] = &[
 const NOT_CARRIED_OUT: &[&str] = &[
     "/exportKubeConfig/context",
     "/networking/advanced/fallbackHostCluster",
-    "/networking/replicateServices/fromHost",
-    "/networking/replicateServices/toHost",
     "/policies/limitRange/enabled",
     "/policies/networkPolicy/enabled",
     "/policies/resourceQuota/enabled",
@@ -554,8 +550,17 @@ sync:
                  values: policies.resourceQuota.enabled: this version does not support it",
             ),
             (
-                "mapServices: {fromVirtual: [{from: default/a, to: b}]}",
-                "values: networking.replicateServices.toHost: this version does not support it",
+                "mapServices: {fromVirtual: [{from: default/a, to: b/c}]}",
+                "values: networking.replicateServices.toHost[0].to: expected the name of a service in the host namespace of the virtual cluster, found \"b/c\"",
+            ),
+            (
+                "mapServices: {fromHost: [{from: default/a, to: b}]}",
+                "values: networking.replicateServices.fromHost[0].to: expected namespace/name, found \"b\"",
+            ),
+            (
+                "sync: {fromHost: {secrets: {enabled: true, mappings: {byName: {a: b/c, d/e: 'f/*'}}}}}",
+                "values: sync.fromHost.secrets.mappings.byName.a: expected namespace/name, namespace/*, /name or the empty text, found \"a\"\n\
+                 values: sync.fromHost.secrets.mappings.byName.d/e: expected namespace/name, found \"f/*\"",
             ),
             (
                 "sync: {toHost: {pods: {enforceTolerations: ['a=b:Never']}}}",

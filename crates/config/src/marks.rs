@@ -40,12 +40,21 @@ pub const TOKEN: &str = "coracle.dev/token";
 /// Label on objects inside that mirror one of the host and have no life of
 /// their own: `host`.
 pub const IMPORTED: &str = "coracle.dev/imported";
+/// Annotation on objects inside that are shown by a mapping: their namespace and
+/// name, so that a copy under another name is no such object.
+pub const SHOWN_AS: &str = "coracle.dev/shown-as";
 /// Annotation on virtual objects: what the syncer last wrote to the host, for
 /// the three-way merge, as a hash.
 pub const APPLIED: &str = "coracle.dev/applied";
 
 /// Labels of the control plane's own host objects: the value of `app`.
 pub const APP: &str = "coracle";
+/// Label of the control plane's own host objects that lie outside of its
+/// namespace: that namespace.
+pub const HOST_NAMESPACE: &str = "coracle.dev/host-namespace";
+/// Annotation on the StatefulSet: where the virtual cluster has rights outside
+/// of its namespace, as namespaces with commas between; `*` is the whole host.
+pub const GRANTS: &str = "coracle.dev/grants";
 /// The label key of the virtual cluster's name on the control plane's own host
 /// objects. User labels with this key are rewritten: a tenant's pod must never
 /// be selected by the Service of a control plane.

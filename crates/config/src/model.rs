@@ -139,6 +139,29 @@ section!(
         ingress_classes: Switch = Switch::off(),
         /// Storage classes.
         storage_classes: Switch = Switch::off(),
+        /// ConfigMaps, by name.
+        config_maps: Imports = Imports::default(),
+        /// Secrets, by name.
+        secrets: Imports = Imports::default(),
+    }
+);
+
+section!(
+    /// A kind of which some objects of the host are shown, by name.
+    Imports {
+        /// Whether they are.
+        enabled: bool = false,
+        /// Which.
+        mappings: Mappings = Mappings::default(),
+    }
+);
+
+section!(
+    /// Which objects of the host are shown where.
+    Mappings {
+        /// `namespace/name` on the host to `namespace/name` inside; `*` for
+        /// all names, no namespace on the left for the own one.
+        by_name: Texts = Texts::new(),
     }
 );
 

@@ -98,6 +98,13 @@ pub fn role_binding(vc: &str) -> String {
     format!("vc-{vc}")
 }
 
+/// The role, and its binding, by which the syncer has rights outside of its
+/// namespace. A colon is in no namespace's name, so no two virtual clusters of
+/// a host share this name.
+pub fn grant(host_namespace: &str, vc: &str) -> String {
+    format!("coracle:{host_namespace}:{vc}")
+}
+
 /// The Secret that holds the merged configuration, under the key
 /// [`CONFIG_KEY`].
 pub fn config_secret(vc: &str) -> String {

@@ -1,7 +1,10 @@
 //! The rights of the syncer on the host: what its Role must grant, and no more.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
+use crate::mapping::{self, Mapping};
 use crate::model::Config;
 
 /// One rule of a Role, as in `rbac.authorization.k8s.io/v1`.
@@ -12,8 +15,20 @@ pub struct PolicyRule {
     pub api_groups: Vec<&'static str>,
     /// Resources and subresources.
     pub resources: Vec<&'static str>,
+    /// The only objects that the rule is about; empty for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resource_names: Vec<String>,
     /// Verbs.
     pub verbs: Vec<&'static str>,
+}
+
+/// Rights that are granted outside of the virtual cluster's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The host namespace, or `None` for the whole host cluster.
+    pub namespace: Option<String>,
+    /// The rules.
+    pub rules: Vec<PolicyRule>,
 }
 
 const WRITE: &[&str] = &[
@@ -25,6 +40,7 @@ fn rule(group: &'static str, resources: &[&'static str], verbs: &[&'static str])
     PolicyRule {
         api_groups: vec![group],
         resources: resources.to_vec(),
+        resource_names: Vec::new(),
         verbs: verbs.to_vec(),
     }
 }
@@ -114,9 +130,9 @@ pub fn within_admin(rules: &[PolicyRule]) -> Vec<PolicyRule> {
     within
 }
 
-/// What it needs in the whole host cluster; empty, and then no ClusterRole is
-/// made, unless a feature that shows cluster-scoped objects is on.
-pub fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
+/// What it needs in the whole host cluster: nothing, unless a feature is on that
+/// shows cluster-scoped objects.
+fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     let from_host = &config.sync.from_host;
     let mut rules = Vec::new();
     if from_host.nodes.enabled {
@@ -132,6 +148,74 @@ pub fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
         rules.push(rule("storage.k8s.io", &["storageclasses"], READ));
     }
     rules
+}
+
+/// What it needs outside of the host namespace that it lives in, at most one
+/// grant for each place. Empty unless a feature is on that looks beyond it, so
+/// that who owns just that namespace can create the virtual cluster.
+pub fn host_grants(config: &Config, host_namespace: &str) -> Vec<Grant> {
+    let mut grants = Vec::new();
+    let rules = host_cluster_rules(config);
+    if !rules.is_empty() {
+        grants.push(Grant {
+            namespace: None,
+            rules,
+        });
+    }
+    for (namespace, wanted) in sources(config, host_namespace) {
+        // The own namespace's Role covers what lies there.
+        if namespace == host_namespace {
+            continue;
+        }
+        let rules = wanted
+            .into_iter()
+            .map(|(resources, names)| PolicyRule {
+                resource_names: names.unwrap_or_default().into_iter().collect(),
+                ..rule("", resources, READ)
+            })
+            .collect();
+        grants.push(Grant {
+            namespace: Some(namespace),
+            rules,
+        });
+    }
+    grants
+}
+
+/// Names of objects, or `None` for all objects.
+type Names = Option<BTreeSet<String>>;
+
+/// By namespace: the core resources that are read there by name mappings.
+fn sources(
+    config: &Config,
+    host_namespace: &str,
+) -> BTreeMap<String, BTreeMap<&'static [&'static str], Names>> {
+    let mut sources: BTreeMap<String, BTreeMap<&'static [&'static str], Names>> = BTreeMap::new();
+    let mut add = |resources: &'static [&'static str], mapping: &Mapping| {
+        let names = sources
+            .entry(mapping.from_namespace.clone())
+            .or_default()
+            .entry(resources)
+            .or_insert_with(|| Some(BTreeSet::new()));
+        match &mapping.names {
+            Some((from, _)) => {
+                if let Some(names) = names {
+                    names.insert(from.clone());
+                }
+            }
+            None => *names = None,
+        }
+    };
+    for mapping in mapping::services_from_host(config, host_namespace) {
+        add(&["services", "endpoints"], &mapping);
+    }
+    for mapping in mapping::config_maps_from_host(config, host_namespace) {
+        add(&["configmaps"], &mapping);
+    }
+    for mapping in mapping::secrets_from_host(config, host_namespace) {
+        add(&["secrets"], &mapping);
+    }
+    sources
 }
 
 #[cfg(test)]
@@ -154,7 +238,7 @@ mod tests {
     #[test]
     fn by_default_nothing_cluster_wide_and_no_node_proxy() {
         let config = Config::default();
-        assert!(host_cluster_rules(&config).is_empty());
+        assert!(host_grants(&config, "demo").is_empty());
         for rule in host_rules(&config) {
             assert!(
                 !rule
@@ -164,5 +248,33 @@ mod tests {
             );
             assert!(!rule.verbs.contains(&"*"));
         }
+    }
+
+    #[test]
+    fn mappings_grant_the_named_objects_of_their_namespaces_and_no_more() {
+        let yaml = "
+            networking: {replicateServices: {fromHost: [
+              {from: default/a, to: default/a}, {from: default/b, to: x/b}, {from: own, to: x/own}]}}
+            sync: {fromHost: {secrets: {enabled: true, mappings: {byName: {'other/*': 'x/*', '/s': x/s}}},
+              configMaps: {enabled: false, mappings: {byName: {'other/c': 'x/c'}}}}}";
+        let (config, _) = Config::from_yaml(&[("v", yaml)]).unwrap();
+        let grants = host_grants(&config, "demo");
+        let texts = serde_json::json!(grants.iter().map(|g| &g.rules).collect::<Vec<_>>());
+        let read = serde_json::json!(["get", "list", "watch"]);
+        assert_eq!(
+            grants
+                .iter()
+                .map(|g| g.namespace.as_deref())
+                .collect::<Vec<_>>(),
+            [Some("default"), Some("other")]
+        );
+        assert_eq!(
+            texts,
+            serde_json::json!([
+                [{"apiGroups": [""], "resources": ["services", "endpoints"],
+                  "resourceNames": ["a", "b"], "verbs": read}],
+                [{"apiGroups": [""], "resources": ["secrets"], "verbs": read}],
+            ])
+        );
     }
 }

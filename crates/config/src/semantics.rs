@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::load::Problem;
-use crate::model::Config;
+use crate::mapping;
+use crate::model::{Config, Texts};
 
 /// Reports every choice that has the right type and still makes no sense.
 pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
@@ -48,36 +49,89 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
             );
         }
     }
-    let replicate = &config.networking.replicate_services;
-    for (path, mappings, bare_target) in [
-        (
-            "networking.replicateServices.toHost",
-            &replicate.to_host,
-            true,
-        ),
-        (
-            "networking.replicateServices.fromHost",
-            &replicate.from_host,
-            false,
-        ),
+    services(config, &mut problem);
+    let from_host = &config.sync.from_host;
+    for (kind, imports) in [
+        ("configMaps", &from_host.config_maps),
+        ("secrets", &from_host.secrets),
     ] {
-        for (at, mapping) in mappings.iter().enumerate() {
-            let pair = |text: &str| matches!(text.split_once('/'), Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains('/'));
-            if !pair(&mapping.from) {
-                problem(
-                    &format!("{path}[{at}].from"),
-                    format!("expected namespace/name, found {:?}", mapping.from),
-                );
-            }
-            let bare = bare_target && !mapping.to.is_empty() && !mapping.to.contains('/');
-            if !pair(&mapping.to) && !bare {
-                problem(
-                    &format!("{path}[{at}].to"),
-                    format!("expected namespace/name, found {:?}", mapping.to),
-                );
-            }
+        let path = format!("sync.fromHost.{kind}.mappings.byName");
+        by_name(&path, &imports.mappings.by_name, &mut problem);
+    }
+}
+
+fn services(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let replicate = &config.networking.replicate_services;
+    let full = |text: &str| mapping::pair(text).is_some_and(|(ns, n)| is_label(ns) && is_label(n));
+    for (at, mapping) in replicate.to_host.iter().enumerate() {
+        let path = format!("networking.replicateServices.toHost[{at}]");
+        if !full(&mapping.from) {
+            problem(&format!("{path}.from"), expected_pair(&mapping.from));
+        }
+        if !is_label(&mapping.to) {
+            let message = format!(
+                "expected the name of a service in the host namespace of the virtual cluster, found {:?}",
+                mapping.to
+            );
+            problem(&format!("{path}.to"), message);
         }
     }
+    for (at, mapping) in replicate.from_host.iter().enumerate() {
+        let path = format!("networking.replicateServices.fromHost[{at}]");
+        if !full(&mapping.from) && !is_label(&mapping.from) {
+            problem(&format!("{path}.from"), expected_pair(&mapping.from));
+        }
+        if !full(&mapping.to) {
+            problem(&format!("{path}.to"), expected_pair(&mapping.to));
+        }
+    }
+}
+
+fn by_name(path: &str, mappings: &Texts, problem: &mut impl FnMut(&str, String)) {
+    for (from, to) in mappings {
+        let source = match mapping::pair(from) {
+            Some((ns, name)) => {
+                (ns.is_empty() || is_label(ns)) && (name == "*" || is_subdomain(name))
+            }
+            None => from.is_empty(),
+        };
+        let path = format!("{path}.{from}");
+        if !source {
+            let message = format!(
+                "expected namespace/name, namespace/*, /name or the empty text, found {from:?}"
+            );
+            problem(&path, message);
+            continue;
+        }
+        let all = from.is_empty() || from.ends_with("/*");
+        let target = mapping::pair(to).is_some_and(|(ns, name)| {
+            is_label(ns) && if all { name == "*" } else { is_subdomain(name) }
+        });
+        if !target && all {
+            problem(&path, format!("expected namespace/*, found {to:?}"));
+        } else if !target {
+            problem(&path, expected_pair(to));
+        }
+    }
+}
+
+fn expected_pair(found: &str) -> String {
+    format!("expected namespace/name, found {found:?}")
+}
+
+/// True for what may name a namespace or a service.
+fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty()
+        && text.len() <= 63
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// True for what may name most other objects.
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// Reads `key=value:Effect`, `key:Effect` or `key=value` as a toleration of a

@@ -55,8 +55,8 @@ impl ImageStore {
     /// # Errors
     /// If a file cannot be written.
     pub fn put(&self, name: &Reference, image: &Image) -> Result<(), ImageError> {
-        for (_, blob) in image.blobs() {
-            self.write_blob(blob)?;
+        for (digest, blob) in image.blobs() {
+            self.write_blob("blob", &digest, blob, &mut Vec::new())?;
         }
         self.tag(name, &image.manifest().1)
     }
@@ -66,14 +66,33 @@ impl ImageStore {
     ///
     /// # Errors
     /// If the archive is not an OCI layout, is damaged, or carries no name and
-    /// none was given. Nothing is named then.
+    /// none was given. Nothing of it is kept then.
     pub fn load(
         &self,
         archive: &Path,
         name: Option<&Reference>,
     ) -> Result<Vec<Reference>, ImageError> {
         let file = File::open(archive).map_err(ImageError::io(archive))?;
-        let index = self.unpack(archive, file)?;
+        let mut added = Vec::new();
+        let result = self.load_blobs(archive, file, name, &mut added);
+        if result.is_err() {
+            for blob in added {
+                // What stays is garbage, but does no harm.
+                let _ = fs::remove_file(blob);
+            }
+        }
+        result
+    }
+
+    /// As `load`; `added` are the files that were not there before.
+    fn load_blobs(
+        &self,
+        archive: &Path,
+        file: File,
+        name: Option<&Reference>,
+        added: &mut Vec<PathBuf>,
+    ) -> Result<Vec<Reference>, ImageError> {
+        let index = self.unpack(archive, file, added)?;
         let index: Value =
             serde_json::from_slice(&index).map_err(|e| ImageError::Format(e.to_string()))?;
         let manifests = index
@@ -166,31 +185,32 @@ impl ImageStore {
         fs::rename(&incoming, &path).map_err(ImageError::io(&path))
     }
 
-    fn write_blob(&self, content: &[u8]) -> Result<String, ImageError> {
-        self.write_stream("blob", content)
-    }
-
-    /// Copies a stream to the place of its digest, which it returns.
-    fn write_stream(&self, what: &str, mut from: impl Read) -> Result<String, ImageError> {
-        let incoming = self.incoming();
-        let mut file = File::create(&incoming).map_err(ImageError::io(&incoming))?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 128 * 1024];
-        loop {
-            let count = from.read(&mut buffer).map_err(ImageError::io(what))?;
-            if count == 0 {
-                break;
-            }
-            hash.update(&buffer[..count]);
-            file.write_all(&buffer[..count])
-                .map_err(ImageError::io(&incoming))?;
-        }
-        let digest = hex_digest(&hash.finalize());
+    /// Copies a stream to the place of its digest, which must be `digest`.
+    /// The file is among `added` if it was not there before.
+    fn write_blob(
+        &self,
+        what: &str,
+        digest: &str,
+        from: impl Read,
+        added: &mut Vec<PathBuf>,
+    ) -> Result<(), ImageError> {
         let path = self
-            .blob_path(&digest)
-            .expect("a digest made here is well formed");
-        fs::rename(&incoming, &path).map_err(ImageError::io(&path))?;
-        Ok(digest)
+            .blob_path(digest)
+            .ok_or_else(|| ImageError::Digest(digest.to_owned()))?;
+        let incoming = self.incoming();
+        let written = copy_hashed(what, from, &incoming).and_then(|found| {
+            if found != digest {
+                return Err(ImageError::Digest(digest.to_owned()));
+            }
+            if !path.exists() {
+                added.push(path.clone());
+            }
+            fs::rename(&incoming, &path).map_err(ImageError::io(&path))
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&incoming);
+        }
+        written
     }
 
     /// A fresh name for a file that is not complete yet.
@@ -203,7 +223,12 @@ impl ImageStore {
     }
 
     /// Stores the blobs of an archive and returns its `index.json`.
-    fn unpack(&self, path: &Path, file: File) -> Result<Vec<u8>, ImageError> {
+    fn unpack(
+        &self,
+        path: &Path,
+        file: File,
+        added: &mut Vec<PathBuf>,
+    ) -> Result<Vec<u8>, ImageError> {
         let format = |e: io::Error| ImageError::Format(format!("{}: {e}", path.display()));
         let mut index = None;
         let mut count = 0;
@@ -223,10 +248,7 @@ impl ImageStore {
                 if count > MAX_BLOBS {
                     return Err(ImageError::Format(format!("more than {MAX_BLOBS} blobs")));
                 }
-                let stored = self.write_stream(name, entry)?;
-                if stored != format!("sha256:{hex}") {
-                    return Err(ImageError::Digest(format!("sha256:{hex}")));
-                }
+                self.write_blob(name, &format!("sha256:{hex}"), entry, added)?;
             }
         }
         index.ok_or_else(|| {
@@ -236,6 +258,22 @@ impl ImageStore {
                     .into(),
             )
         })
+    }
+}
+
+/// Copies a stream to a file and returns the digest of what was copied.
+fn copy_hashed(what: &str, mut from: impl Read, to: &Path) -> Result<String, ImageError> {
+    let mut file = File::create(to).map_err(ImageError::io(to))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        let count = from.read(&mut buffer).map_err(ImageError::io(what))?;
+        if count == 0 {
+            return Ok(hex_digest(&hash.finalize()));
+        }
+        hash.update(&buffer[..count]);
+        file.write_all(&buffer[..count])
+            .map_err(ImageError::io(to))?;
     }
 }
 
@@ -331,6 +369,19 @@ mod tests {
             Err(ImageError::Format(_))
         ));
         assert!(store.load(&directory.path().join("absent"), None).is_err());
+        let whole = File::create(&archive).unwrap();
+        let name = Reference::parse("docker.io/local/x:1").unwrap();
+        image(directory.path()).write_tar(&name, whole).unwrap();
+        let length = fs::metadata(&archive).unwrap().len();
+        for cut in [length / 4, length / 2, length * 3 / 4] {
+            let file = fs::OpenOptions::new().write(true).open(&archive).unwrap();
+            file.set_len(cut).unwrap();
+            assert!(store.load(&archive, None).is_err(), "{cut} of {length}");
+        }
+        for part in ["blobs/sha256", "incoming", "refs"] {
+            let path = directory.path().join("images").join(part);
+            assert_eq!(fs::read_dir(path).unwrap().count(), 0, "{part}");
+        }
     }
 
     #[test]

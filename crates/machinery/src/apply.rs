@@ -11,6 +11,7 @@ mod walk;
 use serde_json::{Map, Value, json};
 
 pub use fields::FieldSet;
+pub use merge::merge;
 
 use crate::error::{ApiError, Reason};
 use crate::schema::Schema;

@@ -34,6 +34,8 @@ pub enum Reason {
     InternalError,
     Expired,
     ServiceUnavailable,
+    /// Only a code, from a service that extends the server.
+    Other(u16),
 }
 
 impl Reason {
@@ -56,6 +58,39 @@ impl Reason {
             Self::RequestEntityTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::ServiceUnavailable => 503,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// The reason that a foreign refusal gives, or else its code; a code that
+    /// tells of no failure counts as 400.
+    pub fn of_refusal(reason: &str, code: u64) -> Self {
+        const KNOWN: &[Reason] = &[
+            Reason::Unauthorized,
+            Reason::Forbidden,
+            Reason::NotFound,
+            Reason::AlreadyExists,
+            Reason::Conflict,
+            Reason::Gone,
+            Reason::Invalid,
+            Reason::ServerTimeout,
+            Reason::Timeout,
+            Reason::TooManyRequests,
+            Reason::BadRequest,
+            Reason::MethodNotAllowed,
+            Reason::NotAcceptable,
+            Reason::RequestEntityTooLarge,
+            Reason::UnsupportedMediaType,
+            Reason::InternalError,
+            Reason::Expired,
+            Reason::ServiceUnavailable,
+        ];
+        let code = u16::try_from(code).unwrap_or(0);
+        let known = KNOWN.iter().find(|r| format!("{r:?}") == reason);
+        match (known, code) {
+            (Some(known), code) if code < 400 || known.code() == code => *known,
+            (_, 400..=599) => Self::Other(code),
+            _ => Self::BadRequest,
         }
     }
 }
@@ -207,7 +242,7 @@ impl ApiError {
             "message": self.message,
             "code": self.code(),
         });
-        if self.reason != Reason::Unknown {
+        if !matches!(self.reason, Reason::Unknown | Reason::Other(_)) {
             status["reason"] = Value::String(format!("{:?}", self.reason));
         }
         if !self.details.is_null() {
@@ -251,6 +286,23 @@ mod tests {
             status["details"],
             json!({"name":"x","group":"apps","kind":"deployments"})
         );
+    }
+
+    #[test]
+    fn foreign_refusals_keep_their_code() {
+        for (reason, code, expected) in [
+            ("Forbidden", 403, Reason::Forbidden),
+            ("Forbidden", 0, Reason::Forbidden),
+            ("", 403, Reason::Other(403)),
+            ("Mine", 418, Reason::Other(418)),
+            ("Mine", 200, Reason::BadRequest),
+            ("", 70_000, Reason::BadRequest),
+        ] {
+            assert_eq!(Reason::of_refusal(reason, code), expected);
+        }
+        let error = ApiError::new(Reason::Other(418), "x");
+        assert_eq!(error.to_status()["code"], 418);
+        assert_eq!(error.to_status().get("reason"), None);
     }
 
     #[test]

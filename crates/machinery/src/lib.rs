@@ -5,6 +5,7 @@
 //! values and the present time.
 
 pub mod apply;
+pub mod cel;
 pub mod error;
 pub mod field;
 pub mod gvk;

@@ -8,6 +8,7 @@ mod crd;
 mod decode;
 mod fill;
 mod openapi;
+mod rules;
 mod structural;
 mod validate;
 

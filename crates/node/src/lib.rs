@@ -21,3 +21,4 @@ mod volumes;
 
 pub use agent::{Error, NodeConfig, run};
 pub use teardown::{TeardownError, teardown};
+pub use volumes::mounts::remove_tree;

@@ -38,6 +38,7 @@ pub fn build(
         issuer: format!("{ISSUER}.{}", options.cluster_domain),
         anonymous: true,
         addressing: addressing(options)?,
+        callouts: None,
     };
     let (mut builder, builtin) = install(builder, identity);
     let registry = builder.registry();

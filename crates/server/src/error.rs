@@ -62,6 +62,20 @@ pub enum Error {
     /// A host already runs with this data directory.
     #[error("a host is already running here (process {0})")]
     AlreadyRunning(i32),
+    /// Another host, with another data directory, runs on this machine.
+    #[error("another host is running on this machine (process {0})")]
+    AnotherHost(i32),
+    /// A data directory is so deep that sockets below it have no address.
+    #[error("the data directory {} is too long by {over} characters", path.display())]
+    PathTooLong {
+        /// The data directory.
+        path: PathBuf,
+        /// By how many bytes.
+        over: usize,
+    },
+    /// A directory is not what a host keeps its data in.
+    #[error("{} is no host's data directory", .0.display())]
+    NoData(PathBuf),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -96,6 +110,16 @@ impl Error {
             }
             Self::AlreadyRunning(_) => {
                 "`coracle host status` shows it; `coracle host down` stops it".into()
+            }
+            Self::AnotherHost(pid) => format!(
+                "a machine has room for one host: `ps -fp {pid}` shows its --data-dir, by which \
+                 `coracle host down --data-dir DIR` stops it"
+            ),
+            Self::PathTooLong { .. } => {
+                "sockets lie below it; choose a shorter one with --data-dir".into()
+            }
+            Self::NoData(_) => {
+                "name the directory with --data-dir; `coracle host up` makes one".into()
             }
             Self::Keys(path) => format!(
                 "restore {0}/ca.key from a backup; without it the cluster's certificates \

@@ -79,6 +79,11 @@ impl Cache {
         self.read().keys().cloned().collect()
     }
 
+    /// True once the first complete list is there.
+    pub(crate) fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
     /// Waits for the first complete list.
     pub(crate) async fn synced(&self) {
         let mut synced = self.synced.subscribe();

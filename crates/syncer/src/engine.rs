@@ -82,6 +82,8 @@ pub(crate) struct Syncer {
     pub(crate) host_version: String,
     references: Mutex<References>,
     pub(crate) tokens: sync::tokens::Tokens,
+    /// Host objects that mappings name.
+    pub(crate) sources: sync::sources::Sources,
 }
 
 pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Result<(), Error> {
@@ -111,6 +113,7 @@ pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Re
         shutdown.clone(),
     ));
     spawn_caches(&syncer, &mut tasks, &shutdown);
+    sync::sources::spawn(&syncer, &mut tasks, &shutdown);
     tasks.spawn(sync::events::run(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::nodes::heartbeats(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::publish::run(
@@ -167,6 +170,12 @@ async fn start(
     inside.extend([Kind::Node, Kind::Namespace]);
     inside.extend(imported.iter().filter(|kind| **kind != Kind::Node));
     let on_host = [to_host, imported].concat();
+    let sources = sync::sources::Sources::new(&config.config, &config.host_namespace);
+    inside.extend(
+        [Kind::ConfigMap, Kind::Secret]
+            .iter()
+            .filter(|kind| sources.has(**kind)),
+    );
     Syncer {
         translator,
         inside: Side::new(Cluster::new(config.virtual_client.clone()), &inside),
@@ -179,6 +188,7 @@ async fn start(
         host_version,
         references: Mutex::default(),
         tokens: sync::tokens::Tokens::default(),
+        sources,
     }
 }
 
@@ -327,6 +337,12 @@ impl Syncer {
             }
             Kind::Node => sync::nodes::reconcile(self, &key.name.name).await,
             Kind::Tokens => sync::tokens::reconcile(self, &key.name).await,
+            Kind::Alias => sync::aliases::reconcile(self, &key.name.name).await,
+            Kind::Replica => sync::replicas::reconcile(self, &key.name).await,
+            Kind::ShownConfigMap => {
+                sync::shown::reconcile(self, DataKind::ConfigMap, &key.name).await
+            }
+            Kind::ShownSecret => sync::shown::reconcile(self, DataKind::Secret, &key.name).await,
             Kind::Namespace => Ok(Outcome::Done),
         };
         match result {
@@ -378,6 +394,10 @@ impl Syncer {
             }
             Kind::Pod | Kind::Ingress => self.update_references(kind, &name, change.new.as_deref()),
             Kind::Service => {
+                for host_name in sync::aliases::of(self, &name) {
+                    self.queue
+                        .push(Kind::Alias, VirtualName::new("", host_name));
+                }
                 // Whether these flow depends on the Service's selector.
                 self.queue.push(Kind::Endpoints, name.clone());
                 for slice in self.slices_of(&name) {
@@ -392,7 +412,22 @@ impl Syncer {
                 self.queue.push(Kind::Tokens, name.clone());
             }
         }
+        if let Some(key) = sync::sources::key(kind)
+            && (self.translator.is_shown(object) || self.sources.leads_to(kind, &name))
+        {
+            self.queue.push(key, name.clone());
+        }
         self.queue.push(kind, name);
+    }
+
+    /// Has what is shown of the host's objects of this kind looked at.
+    pub(crate) fn push_shown(&self, kind: Kind) {
+        let (Some(key), Some(cache)) = (sync::sources::key(kind), self.inside.cache(kind)) else {
+            return;
+        };
+        for object in cache.select(|_, object| self.translator.is_shown(object)) {
+            self.queue.push(key, VirtualName::of(&object));
+        }
     }
 
     /// A change on the host.
@@ -408,6 +443,11 @@ impl Syncer {
             && let Some(pod) = self.tokens.note(&self.translator, change)
         {
             self.queue.push(Kind::Tokens, pod);
+            return;
+        }
+        if kind == Kind::Service && self.translator.alias_of(object).is_some() {
+            let name = object::name(object);
+            self.queue.push(Kind::Alias, VirtualName::new("", name));
             return;
         }
         let Some(name) = self.translator.ours(kind.resource().kind, object) else {

@@ -24,23 +24,32 @@ pub(crate) enum Kind {
     StorageClass,
     /// Virtual side only.
     Namespace,
-    /// No resource: the token secrets of a pod, a key of the work queue.
+    /// The token secrets of a pod. This and what follows are no kinds of their
+    /// own, but keys of the work queue.
     Tokens,
+    /// A host Service under a name of the user's choice: that name.
+    Alias,
+    /// A Service inside that stands for one of the host: its name inside.
+    Replica,
+    /// A ConfigMap of the host that is shown inside: its name inside.
+    ShownConfigMap,
+    /// A Secret likewise.
+    ShownSecret,
 }
 
 impl Kind {
     /// How many kinds there are: the size of tables by kind.
-    pub(crate) const COUNT: usize = Kind::Tokens as usize + 1;
+    pub(crate) const COUNT: usize = Kind::ShownSecret as usize + 1;
 
-    /// The resource. Tokens are secrets.
+    /// The resource.
     pub(crate) fn resource(self) -> Resource {
         let (api_version, plural, kind) = match self {
             Self::Pod => ("v1", "pods", "Pod"),
-            Self::Service => ("v1", "services", "Service"),
+            Self::Service | Self::Alias | Self::Replica => ("v1", "services", "Service"),
             Self::Endpoints => ("v1", "endpoints", "Endpoints"),
             Self::EndpointSlice => ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
-            Self::ConfigMap => ("v1", "configmaps", "ConfigMap"),
-            Self::Secret | Self::Tokens => ("v1", "secrets", "Secret"),
+            Self::ConfigMap | Self::ShownConfigMap => ("v1", "configmaps", "ConfigMap"),
+            Self::Secret | Self::Tokens | Self::ShownSecret => ("v1", "secrets", "Secret"),
             Self::Claim => ("v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
             Self::Ingress => ("networking.k8s.io/v1", "ingresses", "Ingress"),
             Self::NetworkPolicy => ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),

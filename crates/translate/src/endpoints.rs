@@ -4,9 +4,9 @@
 use coracle_machinery::object;
 use serde_json::{Value, json};
 
-use crate::json::{copy_key, drop_keys, list_mut};
+use crate::json::{copy_key, drop_keys, list, list_mut, text};
 use crate::metadata::applied;
-use crate::names::Translator;
+use crate::names::{Translator, VirtualName};
 use crate::service::DNS_PORT;
 
 /// The label that ties a slice to its Service.
@@ -77,27 +77,48 @@ impl Translator {
                 {"name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP"},
             ])
         };
-        let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
-        [
-            json!({
-                "apiVersion": "v1", "kind": "Endpoints",
-                "metadata": {
-                    "name": name, "namespace": namespace,
-                    // Its slice is written here as well, not mirrored.
-                    "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-                },
-                "subsets": [{"addresses": [{"ip": ip}], "ports": ports}],
-            }),
-            json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {
-                    "name": name, "namespace": namespace,
-                    "labels": {SERVICE_NAME: name, SLICE_MANAGER: "coracle.dev"},
-                },
-                "addressType": family,
-                "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
-                "ports": ports,
-            }),
-        ]
+        let subsets = json!([{"addresses": [{"ip": ip}], "ports": ports}]);
+        written_endpoints(&VirtualName::new(namespace, name), &subsets)
     }
+}
+
+/// Endpoints and EndpointSlice inside that the syncer writes, with these
+/// subsets. The slice has the ready addresses of the first one's family, and
+/// the first subset's ports.
+pub(crate) fn written_endpoints(name: &VirtualName, subsets: &Value) -> [Value; 2] {
+    let items = subsets.as_array().map(Vec::as_slice).unwrap_or_default();
+    let addresses: Vec<&str> = items
+        .iter()
+        .flat_map(|subset| list(subset, "addresses"))
+        .map(|address| text(address, "ip"))
+        .collect();
+    let is_v6 = |address: &str| address.contains(':');
+    let v6 = addresses.first().is_some_and(|first| is_v6(first));
+    let endpoints: Vec<Value> = addresses
+        .into_iter()
+        .filter(|address| is_v6(address) == v6)
+        .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
+        .collect();
+    let ports = items.first().and_then(|subset| subset.get("ports"));
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": name.name, "namespace": name.namespace,
+                // Its slice is written here as well, not mirrored.
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": items,
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": name.name, "namespace": name.namespace,
+                "labels": {SERVICE_NAME: name.name, SLICE_MANAGER: "coracle.dev"},
+            },
+            "addressType": if v6 { "IPv6" } else { "IPv4" },
+            "endpoints": endpoints,
+            "ports": ports.cloned().unwrap_or_else(|| json!([])),
+        }),
+    ]
 }

@@ -13,6 +13,7 @@ mod event;
 mod imports;
 mod ingress;
 mod json;
+mod mapped;
 mod metadata;
 mod names;
 pub mod node;
@@ -27,6 +28,7 @@ mod volumes;
 
 pub use data::DataKind;
 pub use endpoints::is_controller_made_slice;
+pub use mapped::NewType;
 pub use metadata::{applied, merge_metadata, same_applied};
 pub use names::{Translator, VirtualName};
 pub use pod::{HostPod, PodContext, Token, token_secret_name};

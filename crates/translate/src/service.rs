@@ -207,7 +207,7 @@ impl Translator {
     }
 }
 
-fn digested(service: &Value) -> Value {
+pub(crate) fn digested(service: &Value) -> Value {
     json!([service["metadata"], strip_allocated(&service["spec"])])
 }
 

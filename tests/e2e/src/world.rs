@@ -88,6 +88,11 @@ impl World {
         Ok(())
     }
 
+    /// True if the host, and with it the machine, belongs to this run.
+    pub fn own_host(&self) -> bool {
+        self.own_host
+    }
+
     /// The data directory of the host, as an argument.
     pub fn data_dir(&self) -> String {
         self.data_dir.display().to_string()

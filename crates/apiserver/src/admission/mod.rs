@@ -2,18 +2,23 @@
 
 mod cidr;
 mod classes;
+mod conditions;
 mod escalation;
 mod kubernetes_service;
 mod limits;
+mod matching;
 mod namespace;
 mod node;
 mod pod_security;
+mod policies;
 mod priority;
 mod quota;
+mod review;
 mod runtime_class;
 mod service_account;
 mod service_ip;
 mod tolerations;
+mod webhooks;
 
 #[cfg(test)]
 mod testing;
@@ -23,14 +28,19 @@ use std::sync::Arc;
 use coracle_machinery::{ApiError, object};
 
 pub use self::cidr::Ipv4Cidr;
+pub(crate) use self::conditions::CONDITION_VARIABLES;
 pub use self::kubernetes_service::{KubernetesService, ensure_kubernetes_service};
+use self::policies::Policies;
+pub(crate) use self::policies::expression_errors;
 pub use self::quota::Quotas;
 pub use self::service_ip::ServiceAddressing;
+use self::webhooks::Webhooks;
 use crate::access::Authorizer;
 use crate::auth::rbac::Rbac;
+use crate::callout::Callouts;
 use crate::hooks::{Admission, AdmissionRequest};
 use crate::objects::Objects;
-use crate::registry::Resource;
+use crate::registry::{Registry, Resource};
 
 /// What the rules need of the server.
 #[derive(Clone)]
@@ -45,6 +55,18 @@ pub struct Dependencies {
     pub addressing: ServiceAddressing,
     /// What namespaces may use.
     pub quotas: Arc<Quotas>,
+    /// What webhooks and policies need.
+    pub extensions: Arc<Extensions>,
+}
+
+/// What the rules that tenants add need of the server.
+pub struct Extensions {
+    /// The server's objects.
+    pub objects: Arc<dyn Objects>,
+    /// What is served.
+    pub registry: Arc<Registry>,
+    /// The way to webhooks.
+    pub callouts: Arc<Callouts>,
 }
 
 /// All built-in rules, in upstream's order. Each runs in both phases.
@@ -62,6 +84,22 @@ pub fn chain(with: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(classes::StorageObjectInUseProtection),
         Arc::new(runtime_class::RuntimeClass::new(objects())),
         Arc::new(classes::DefaultIngressClass::new(objects())),
+        Arc::new(Policies::new(
+            policies::Phase::Mutating,
+            with.extensions.clone(),
+        )),
+        Arc::new(Webhooks::new(
+            webhooks::Phase::Mutating,
+            with.extensions.clone(),
+        )),
+        Arc::new(Policies::new(
+            policies::Phase::Validating,
+            with.extensions.clone(),
+        )),
+        Arc::new(Webhooks::new(
+            webhooks::Phase::Validating,
+            with.extensions.clone(),
+        )),
         Arc::new(escalation::RbacEscalation::new(
             with.rbac.clone(),
             with.authorizer.clone(),

@@ -7,7 +7,7 @@ use coracle_machinery::{ApiError, GroupVersionKind, object};
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
-use crate::hooks::{Admission, AdmissionRequest, Operation};
+use crate::hooks::{Admission, AdmissionRequest, Operation, Reinvocation};
 use crate::kind::{Kind, Scope};
 use crate::registry::{Registry, Resource};
 
@@ -87,6 +87,7 @@ impl<'a> Try<'a> {
             dry_run: self.dry_run,
             options: &options,
             warnings: Vec::new(),
+            reinvocation: Reinvocation::default(),
         };
         if self.rule.handles(self.operation, &row, self.subresource) {
             self.rule.mutate(&mut request).await?;

@@ -17,6 +17,7 @@ use crate::server::Builder;
 
 pub use kubelet::KubeletConnector;
 pub use proxy::{NodeProxy, PodProxy, ServiceProxy};
+pub(crate) use proxy::{proxyable, ready_endpoint};
 
 /// Adds all of these connectors. `kubelet_tls` carries the certificate that
 /// nodes know the API server by.

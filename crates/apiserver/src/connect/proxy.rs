@@ -13,6 +13,7 @@ use super::backend::Backend;
 use super::kubelet::node_backend;
 use crate::body::Body;
 use crate::hooks::{Connector, RequestContext};
+use crate::objects::Objects;
 
 /// `pods/NAME[:PORT]/proxy`.
 pub struct PodProxy;
@@ -94,7 +95,9 @@ impl Connector for ServiceProxy {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         let target = target(&context.info.name)?;
-        let (address, port) = ready_endpoint(context, &target).await?;
+        let namespace = &context.info.namespace;
+        let (address, port) =
+            ready_endpoint(&*context.objects, namespace, target.name, target.port).await?;
         let backend = Backend {
             address,
             port,
@@ -147,7 +150,7 @@ fn first_container_port(pod: &Value) -> u16 {
 /// An address that a tenant may be sent to: never this machine itself, nor
 /// link-local ones, where clouds keep their metadata (upstream's
 /// `IsProxyableIP`).
-fn proxyable(text: &str) -> Result<IpAddr, ApiError> {
+pub(crate) fn proxyable(text: &str) -> Result<IpAddr, ApiError> {
     let address: IpAddr = text
         .parse()
         .map_err(|_| ApiError::new(Reason::ServiceUnavailable, "address not allowed"))?;
@@ -161,28 +164,28 @@ fn proxyable(text: &str) -> Result<IpAddr, ApiError> {
     Ok(address)
 }
 
-async fn ready_endpoint(
-    context: &RequestContext,
-    target: &Target<'_>,
+/// A ready endpoint of a service. `port` is the name or number of a port of
+/// the service, empty for its only one.
+///
+/// # Errors
+/// If there is no such service, or nothing ready behind it.
+pub(crate) async fn ready_endpoint(
+    objects: &dyn Objects,
+    namespace: &str,
+    name: &str,
+    port: &str,
 ) -> Result<(IpAddr, u16), ApiError> {
-    let namespace = context.info.namespace.as_str();
     let services = GroupResource::new("", "services");
-    let service = context
-        .objects
-        .get(&services, namespace, target.name)
+    let service = objects
+        .get(&services, namespace, name)
         .await?
-        .ok_or_else(|| ApiError::not_found(&services, target.name))?;
-    let port_name = service_port(&service, target)?;
-    let slices = context
-        .objects
-        .list(
-            &GroupResource::new("discovery.k8s.io", "endpointslices"),
-            namespace,
-        )
-        .await?;
+        .ok_or_else(|| ApiError::not_found(&services, name))?;
+    let port_name = service_port(&service, name, port)?;
+    let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
+    let slices = objects.list(&slices, namespace).await?;
     let ours = slices
         .iter()
-        .filter(|s| object::label(s, "kubernetes.io/service-name") == Some(target.name));
+        .filter(|s| object::label(s, "kubernetes.io/service-name") == Some(name));
     for slice in ours {
         let port = object::items(slice, "/ports")
             .iter()
@@ -198,14 +201,14 @@ async fn ready_endpoint(
     }
     Err(ApiError::new(
         Reason::ServiceUnavailable,
-        format!("no endpoints available for service \"{}\"", target.name),
+        format!("no endpoints available for service \"{name}\""),
     ))
 }
 
 /// The name of the service's port that a request means.
-fn service_port(service: &Value, target: &Target<'_>) -> Result<String, ApiError> {
+fn service_port(service: &Value, name: &str, wanted: &str) -> Result<String, ApiError> {
     let ports = object::items(service, "/spec/ports");
-    let found = match target.port {
+    let found = match wanted {
         "" if ports.len() == 1 => ports.first(),
         "" => None,
         wanted => ports.iter().find(|port| {
@@ -220,10 +223,7 @@ fn service_port(service: &Value, target: &Target<'_>) -> Result<String, ApiError
         .ok_or_else(|| {
             ApiError::new(
                 Reason::ServiceUnavailable,
-                format!(
-                    "no service port \"{}\" found for service \"{}\"",
-                    target.port, target.name
-                ),
+                format!("no service port \"{wanted}\" found for service \"{name}\""),
             )
         })
 }

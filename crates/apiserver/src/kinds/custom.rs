@@ -74,6 +74,7 @@ fn row(crd: &Value, index: usize, version: &Value) -> Result<Kind, Vec<FieldErro
         });
     }
     kind.strategy = Arc::new(Custom {
+        has_rules: schema.has_validation_rules(),
         schema,
         scale: scale_paths(&subresources["scale"]),
     });
@@ -99,6 +100,8 @@ fn scale_paths(scale: &Value) -> ScalePaths {
 /// The rules of custom objects: those of their schema.
 struct Custom {
     schema: Schema,
+    /// There are rules that may compare an object with what it was.
+    has_rules: bool,
     scale: ScalePaths,
 }
 
@@ -116,7 +119,20 @@ impl Strategy for Custom {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        self.schema.validate(object)
+        let mut errors = self.schema.validate(object);
+        // A new object has no revision yet.
+        if self.has_rules && errors.is_empty() && object::resource_version(object).is_empty() {
+            errors = self.schema.validate_change(object, None);
+        }
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        if self.has_rules {
+            self.schema.validate_change(object, Some(old))
+        } else {
+            Vec::new()
+        }
     }
 
     fn tracks_generation(&self, _object: &Value) -> bool {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::dispatch::Call;
+use crate::hooks::Operation;
 use crate::query::Query;
 use crate::registry::Resource;
 use crate::write::options::{DeleteOptions, WriteOptions};
@@ -29,14 +30,18 @@ pub(super) async fn evict(call: &Call<'_>, body: Body) -> Result<Response<Body>,
             "name in URL does not match name in Eviction object",
         ));
     }
+    let create = call.options("CreateOptions")?;
+    let warn = |text: String| call.context.warn(text);
+    let at = (call.namespace(), call.name());
+    let reviewer = call.writer(&create, &warn);
+    let eviction = reviewer.review(Operation::Create, at, eviction).await?;
     let asked = eviction.get("deleteOptions").cloned().unwrap_or_default();
     let mut delete = DeleteOptions::parse(&Query::default(), &asked)?;
     delete.dry_run |= call.context.dry_run;
     let options = WriteOptions {
         dry_run: delete.dry_run,
-        ..call.options("CreateOptions")?
+        ..create.clone()
     };
-    let warn = |text: String| call.context.warn(text);
     let writer = Writer {
         subresource: "",
         ..call.writer(&options, &warn)

@@ -80,7 +80,7 @@ async fn write(
 }
 
 /// The scale of an object.
-fn scale_of(resource: &Resource, object: &Value) -> Value {
+pub(crate) fn scale_of(resource: &Resource, object: &Value) -> Value {
     let paths = resource.kind.strategy.scale_paths();
     let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
     let mut metadata = Map::new();
@@ -124,7 +124,11 @@ fn selector_text(selector: &Value) -> String {
 
 /// The object with the number of replicas, `resourceVersion` and `uid` of a
 /// scale.
-fn scaled(resource: &Resource, mut object: Value, scale: &Value) -> Result<Value, ApiError> {
+pub(crate) fn scaled(
+    resource: &Resource,
+    mut object: Value,
+    scale: &Value,
+) -> Result<Value, ApiError> {
     let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64);
     let replicas = replicas.unwrap_or(0);
     if replicas < 0 {

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::access::UserInfo;
 use crate::body::{Body, json_bytes};
 use crate::codec;
-use crate::hooks::{Admission, AdmissionRequest, Operation};
+use crate::hooks::{Admission, AdmissionRequest, Operation, Reinvocation};
 use crate::registry::Resource;
 use crate::shape::Shaper;
 use crate::storage::Storage;
@@ -119,6 +119,7 @@ impl Writer<'_> {
             dry_run: self.options.dry_run,
             options: &self.options.object,
             warnings: Vec::new(),
+            reinvocation: Reinvocation::default(),
         }
     }
 
@@ -132,11 +133,17 @@ impl Writer<'_> {
     ) -> Result<(Value, bool), ApiError> {
         let mut request = self.request(operation, namespace, name, Some(object), old);
         let mut ran = false;
-        for rule in self.admission {
-            if self.handles(rule, operation) {
-                rule.mutate(&mut request).await?;
-                ran = true;
+        loop {
+            for rule in self.admission {
+                if self.handles(rule, operation) {
+                    rule.mutate(&mut request).await?;
+                    ran = true;
+                }
             }
+            if request.reinvocation.again || !request.reinvocation.wanted {
+                break;
+            }
+            request.reinvocation.again = true;
         }
         let warnings = std::mem::take(&mut request.warnings);
         let object = request
@@ -169,6 +176,22 @@ impl Writer<'_> {
         drop(request);
         warnings.into_iter().for_each(self.warn);
         Ok(())
+    }
+
+    /// Runs all rules over what is carried out rather than stored: a command's
+    /// object, whose changes count, or none.
+    ///
+    /// # Errors
+    /// What the rules say.
+    pub(crate) async fn review(
+        &self,
+        operation: Operation,
+        at: (&str, &str),
+        object: Value,
+    ) -> Result<Value, ApiError> {
+        let (object, _) = self.mutate(operation, at, object, None).await?;
+        self.admit(operation, at, Some(&object), None).await?;
+        Ok(object)
     }
 
     fn check(&self, name: &str, errors: &[FieldError]) -> Result<(), ApiError> {

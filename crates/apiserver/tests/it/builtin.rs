@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coracle_apiserver::access::UserInfo;
 use coracle_apiserver::admission::{KubernetesService, ServiceAddressing};
 use coracle_apiserver::builtin::{Builtin, BuiltinOptions, install};
+use coracle_apiserver::callout::Callouts;
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_pki::TokenSigner;
 use serde_json::{Value, json};
@@ -13,12 +14,18 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Caller, store};
 
 async fn server() -> (Caller, Builtin) {
+    server_with(None).await
+}
+
+/// A server whose webhooks are called in that way.
+pub async fn server_with(callouts: Option<Arc<Callouts>>) -> (Caller, Builtin) {
     let builder = ApiServer::builder(store()).kinds(kinds::builtin());
     let options = BuiltinOptions {
         signer: Arc::new(TokenSigner::generate().unwrap()),
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
         anonymous: true,
         addressing: ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap()),
+        callouts,
     };
     let (builder, builtin) = install(builder, options);
     let service = KubernetesService {

@@ -108,3 +108,63 @@ async fn a_bad_schema_is_refused_at_once() {
         "{message}"
     );
 }
+
+#[tokio::test]
+async fn rules_of_definitions_are_kept() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server.clone());
+    let namespace = json!({"metadata": {"name": "default"}});
+    caller.post("/api/v1/namespaces", &namespace).await.ok();
+    let mut definition = crd("rules.example.com", "scales", "Scale");
+    let spec =
+        &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    *spec = json!({
+        "type": "object",
+        "properties": {
+            "min": {"type": "integer"},
+            "max": {"type": "integer"},
+            "class": {"type": "string", "x-kubernetes-validations": [
+                {"rule": "self == oldSelf", "message": "class is immutable"},
+            ]},
+        },
+        "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "messageExpression": "'%d is more than %d'.format([self.min, self.max])"},
+        ],
+    });
+    let mut wrong = definition.clone();
+    let at =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations/0/rule";
+    *wrong.pointer_mut(at).unwrap() = json!("self.min <= nope");
+    let (code, message) = caller.post(CRDS, &wrong).await.failed();
+    assert_eq!(code, 422);
+    assert!(
+        message.contains("undeclared reference to 'nope'"),
+        "{message}"
+    );
+
+    caller.post(CRDS, &definition).await.ok();
+    CustomKinds::new(server).load().await.unwrap();
+    let objects = "/apis/rules.example.com/v1/namespaces/default/scales";
+    let object = |min: i64, class: &str| {
+        json!({"apiVersion": "rules.example.com/v1", "kind": "Scale", "metadata": {"name": "x"},
+            "spec": {"min": min, "max": 3, "class": class}})
+    };
+    let (code, message) = caller.post(objects, &object(4, "a")).await.failed();
+    assert_eq!(code, 422);
+    assert_eq!(
+        message,
+        "Scale.rules.example.com \"x\" is invalid: spec: Invalid value: \"object\": 4 is more than 3"
+    );
+    let made = caller.post(objects, &object(1, "a")).await.ok();
+    let mut changed = object(2, "a");
+    changed["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    let made = caller.put(&format!("{objects}/x"), &changed).await.ok();
+    let mut changed = object(2, "b");
+    changed["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    let (code, message) = caller.put(&format!("{objects}/x"), &changed).await.failed();
+    assert_eq!(code, 422);
+    assert!(
+        message.ends_with("spec.class: Invalid value: \"string\": class is immutable"),
+        "{message}"
+    );
+}

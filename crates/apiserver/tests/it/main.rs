@@ -15,6 +15,10 @@ mod lists;
 #[cfg(test)]
 mod patches;
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
 mod special;
 #[cfg(test)]
 mod watches;
+#[cfg(test)]
+mod webhooks;

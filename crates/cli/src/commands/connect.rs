@@ -12,16 +12,22 @@ use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::Environment;
+use super::{Environment, pause};
 use crate::error::{CliError, Result};
 use crate::host::{Host, virtual_context};
 use crate::kubeconfig::Entry;
-use crate::output::{Output, data};
+use crate::output::data;
 use crate::tenants;
 
+/// How long a paused virtual cluster may take until it is ready: it starts on a
+/// node that may have to fetch its image first.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long to wait for the credentials of a virtual cluster that is starting.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection to the Service's address may take: where there is no
@@ -77,15 +83,7 @@ impl Connect {
         let host = environment.host().await?;
         let found = tenants::find(&host, &self.name, self.namespace.as_deref()).await?;
         if found.status() == "Paused" {
-            return Err(
-                CliError::failure(format!("the virtual cluster {} is paused", self.name)).hint(
-                    format!(
-                        "`kubectl scale statefulset {} --replicas=1 -n {}` starts it",
-                        names::stateful_set(&self.name),
-                        found.namespace
-                    ),
-                ),
-            );
+            pause::resume(environment, &host, &found, RESUME_TIMEOUT).await?;
         }
         if let Some(port) = self.forward_on {
             return forward_until_gone(&host, &self.name, &found.namespace, port)
@@ -332,10 +330,7 @@ pub fn stop_forward(pid: u32) {
         .split(|b| *b == 0)
         .any(|a| a.starts_with(b"--forward-on="));
     if let (true, Ok(pid)) = (ours, i32::try_from(pid)) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGTERM,
-        );
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
 }
 
@@ -389,43 +384,45 @@ async fn run_with(entry: &Entry, command: &[String]) -> Result<ExitStatus> {
     let failed = |error: std::io::Error| {
         CliError::failure("cannot write a temporary kubeconfig").because(error)
     };
-    let directory = std::env::temp_dir().join(format!("coracle-{}", std::process::id()));
-    std::fs::DirBuilder::new()
-        .mode_private()
-        .create(&directory)
+    // Readable by its owner only, and gone with the value.
+    let directory = tempfile::Builder::new()
+        .prefix("coracle-")
+        .tempdir()
         .map_err(failed)?;
-    let file = directory.join("kubeconfig");
-    let written = std::fs::write(&file, entry.to_yaml()).map_err(failed);
+    let file = directory.path().join("kubeconfig");
+    std::fs::write(&file, entry.to_yaml()).map_err(failed)?;
     let (program, arguments) = command.split_first().expect("clap gives at least one word");
-    let status = match written {
-        Ok(()) => tokio::process::Command::new(program)
-            .args(arguments)
-            .env("KUBECONFIG", &file)
-            .status()
-            .await
-            .map_err(|error| CliError::usage(format!("cannot run {program:?}")).because(error)),
-        Err(error) => Err(error),
-    };
-    let _ = std::fs::remove_dir_all(&directory);
-    status
-}
-
-trait PrivateDir {
-    fn mode_private(&mut self) -> &mut Self;
-}
-
-impl PrivateDir for std::fs::DirBuilder {
-    fn mode_private(&mut self) -> &mut Self {
-        use std::os::unix::fs::DirBuilderExt as _;
-        self.mode(0o700)
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .env("KUBECONFIG", &file)
+        .spawn()
+        .map_err(|error| {
+            CliError::usage(format!("cannot run {program:?}"))
+                .because(error)
+                .hint("after `--` stands a program on your PATH, or its file, and its arguments")
+        })?;
+    // The child decides what a signal means, and its end is ours.
+    let caught = |error: std::io::Error| CliError::failure("cannot catch signals").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(caught)?;
+    // A terminal sends it to the child as well.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(caught)?;
+    loop {
+        tokio::select! {
+            status = child.wait() => {
+                return status.map_err(|error| {
+                    CliError::failure(format!("cannot wait for {program:?}")).because(error)
+                });
+            }
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
+        }
     }
 }
 
-/// Tells that the current context is no virtual cluster's.
-pub fn not_connected(output: &Output, context: &str) {
-    output.info(&format!(
-        "{context} is no virtual cluster's context; nothing to do"
-    ));
+fn pass_on(child: &tokio::process::Child, signal: Signal) {
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Args};
 use coracle_config::model::Config;
 use coracle_config::{PolicyRule, names};
+use coracle_machinery::names::dns1123_label_errors;
 use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
+use crate::grants;
 use crate::host::Host;
 use crate::manifests::{ServiceFacts, Tenant};
 use crate::objects::{apply, is_absent, is_forbidden};
@@ -73,12 +75,20 @@ impl Create {
                 self.name
             ))
             .because(error)
+            .hint("names are like team-a: at most 52 lower-case letters, digits and '-'")
         })?;
         let config = self.load_config(environment)?;
         let namespace = self
             .namespace
             .clone()
-            .unwrap_or_else(|| format!("coracle-{}", self.name));
+            .unwrap_or_else(|| format!("{}-{}", crate::product::name(), self.name));
+        if let Some(why) = dns1123_label_errors(&namespace).into_iter().next() {
+            return Err(CliError::usage(format!(
+                "{namespace:?} cannot be the name of a namespace"
+            ))
+            .because(why)
+            .hint("choose another namespace with -n"));
+        }
         if self.print {
             print_manifests(&self.name, &namespace, &config);
             return Ok(());
@@ -88,7 +98,7 @@ impl Create {
             .output
             .progress(&format!("Creating virtual cluster {}", self.name));
         let made_namespace = self.ensure_namespace(&host, &namespace).await?;
-        self.refuse_taken(&host, &namespace).await?;
+        let earlier = self.refuse_taken(&host, &namespace).await?;
 
         let mut tenant = Tenant {
             name: &self.name,
@@ -98,7 +108,7 @@ impl Create {
             persistent: false,
         };
         tenant.persistent = wants_claim(&host, &config).await;
-        if let Err(error) = install(&host, &tenant).await {
+        if let Err(error) = install(&host, &tenant, &earlier).await {
             if !self.upgrade {
                 undo(&host, &tenant, made_namespace).await;
             }
@@ -139,6 +149,7 @@ impl Create {
             let text = std::fs::read_to_string(path).map_err(|error| {
                 CliError::usage(format!("cannot read the values file {}", path.display()))
                     .because(error)
+                    .hint("-f names a YAML file; --set key=value needs none")
             })?;
             texts.push((path.display().to_string(), text));
         }
@@ -149,7 +160,7 @@ impl Create {
         let (config, hints) = Config::load(&sources, &self.set).map_err(|error| {
             let mut out = CliError::usage("the values cannot be used");
             out.causes = error.problems.iter().map(ToString::to_string).collect();
-            out
+            out.hint("`coracle create NAME --print` shows the values that hold without yours")
         })?;
         for hint in hints {
             environment.output.hint(&hint.to_string());
@@ -191,7 +202,8 @@ impl Create {
         Ok(true)
     }
 
-    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result {
+    /// Gives the places that an existing virtual cluster has rights in.
+    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result<Vec<String>> {
         let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
         let failed = |error| from_kube("look for an existing virtual cluster")(error);
         let set = sets
@@ -229,7 +241,7 @@ impl Create {
                 self.name
             )));
         }
-        Ok(())
+        Ok(set.as_ref().map(grants::places).unwrap_or_default())
     }
 }
 
@@ -285,13 +297,16 @@ fn print_manifests(name: &str, namespace: &str, config: &Config) {
     };
     let mut all = vec![tenant.service()];
     all.extend(tenant.dependents(&facts, &coracle_config::host_rules(config)));
+    all.extend(tenant.grant_objects());
     for object in all {
         data("---\n");
         data(&serde_saphyr::to_string(&object).expect("a JSON value always serialises"));
     }
 }
 
-async fn install(host: &Host, tenant: &Tenant<'_>) -> Result {
+/// `earlier` are the places that it had rights in until now.
+async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Result {
+    grants::refuse_foreign(host, tenant).await?;
     let service = apply(&host.client, &tenant.service())
         .await
         .map_err(from_kube("create the virtual cluster's Service"))?;
@@ -319,7 +334,8 @@ async fn install(host: &Host, tenant: &Tenant<'_>) -> Result {
         };
         result.map_err(from_kube(&doing))?;
     }
-    Ok(())
+    // Last: from here on the StatefulSet remembers where they are.
+    grants::renew(host, tenant, earlier).await
 }
 
 /// Applies the Role without the rights that Kubernetes' own admin role lacks.
@@ -342,6 +358,10 @@ async fn apply_lesser_role(
 
 /// Takes back what a failed create made: the Service owns all the rest.
 async fn undo(host: &Host, tenant: &Tenant<'_>, made_namespace: bool) {
+    for grant in tenant.grants() {
+        let place = grant.namespace.as_deref().unwrap_or(grants::CLUSTER);
+        let _ = grants::remove(host, tenant.namespace, tenant.name, place).await;
+    }
     let services: Api<Service> = Api::namespaced(host.client.clone(), tenant.namespace);
     let _ = services
         .delete(&names::service(tenant.name), &DeleteParams::background())

@@ -4,23 +4,21 @@ use std::time::Duration;
 
 use clap::Args;
 use coracle_config::{marks, names};
-use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy};
-use kube::core::{NamespaceResourceScope, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 
+use super::removal::{remove_all, remove_named, wait_gone};
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
-use crate::host::{Host, virtual_context};
-use crate::objects::{is_absent, is_forbidden};
-use crate::tenants::{self, is_own_namespace};
+use crate::grants;
+use crate::host::{Host, virtual_contexts};
+use crate::objects::is_absent;
+use crate::tenants::{self, Found, is_own_namespace};
 
 /// Delete a virtual cluster and everything that it has on the host
 #[derive(Args, Debug)]
@@ -56,6 +54,8 @@ impl Delete {
         let mut progress = environment
             .output
             .progress(&format!("Deleting virtual cluster {}", self.name));
+        // First: once the StatefulSet is gone, a repeated delete finds nothing.
+        remove_grants(environment, &host, &found).await?;
         remove_set(&host, namespace, &self.name).await?;
         let deadline = Duration::from_secs(self.timeout);
         // The syncer must be gone before its objects are, or it would make
@@ -93,12 +93,28 @@ impl Delete {
     /// Removes the context, and the forwarding process if there is one.
     fn forget(&self, environment: &Environment, host: &Host, namespace: &str) -> Result {
         let files = environment.files()?;
-        let context = virtual_context(&self.name, namespace, &host.context);
-        if let Some(pid) = connect::forward_pid(&files.read()?, &context) {
-            connect::stop_forward(pid);
+        for context in virtual_contexts(&self.name, namespace, &host.context) {
+            if let Some(pid) = connect::forward_pid(&files.read()?, &context) {
+                connect::stop_forward(pid);
+            }
+            files.remove(&context, Some(&host.context))?;
         }
-        files.remove(&context, Some(&host.context))
+        Ok(())
     }
+}
+
+async fn remove_grants(environment: &Environment, host: &Host, found: &Found) -> Result {
+    for place in grants::places(&found.set) {
+        let removed = grants::remove(host, &found.namespace, &found.name, &place).await;
+        if !removed.map_err(from_kube("delete a role"))? {
+            environment.output.hint(&format!(
+                "you may not remove the role and role binding {} {}: ask who may",
+                names::grant(&found.namespace, &found.name),
+                grants::somewhere(&place)
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {
@@ -144,106 +160,6 @@ async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -
     }
     wait_gone::<ServiceAccount>(host, namespace, &own).await?;
     wait_gone::<k8s_openapi::api::rbac::v1::Role>(host, namespace, &own).await
-}
-
-trait Kind:
-    Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-    + Clone
-    + DeserializeOwned
-    + std::fmt::Debug
-    + Send
-    + 'static
-{
-}
-
-impl<K> Kind for K where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug
-        + Send
-        + 'static
-{
-}
-
-async fn remove_all<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
-    let doing = format!("delete the virtual cluster's {}", K::plural(&()));
-    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
-    let list = match api
-        .list_metadata(&ListParams::default().labels(selector))
-        .await
-    {
-        Ok(list) => list,
-        // What may not be read was not made with these rights either.
-        Err(error) if is_forbidden(&error) || is_absent(&error) => return Ok(()),
-        Err(error) => return Err(from_kube(&doing)(error)),
-    };
-    for object in list {
-        let preconditions = Some(Preconditions {
-            uid: object.uid(),
-            resource_version: None,
-        });
-        let parameters = DeleteParams {
-            preconditions,
-            ..DeleteParams::background()
-        };
-        match api.delete(&object.name_any(), &parameters).await {
-            Ok(_) => {}
-            Err(error) if is_absent(&error) => {}
-            Err(error) => return Err(from_kube(&doing)(error)),
-        }
-    }
-    Ok(())
-}
-
-async fn remove_named<K: Kind>(host: &Host, namespace: &str, name: &str) -> Result {
-    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
-    match api.delete(name, &DeleteParams::default()).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_absent(&error) => Ok(()),
-        Err(error) => Err(from_kube(&format!("delete {name}"))(error)),
-    }
-}
-
-/// Waits until no object matches. Watches, so that it ends at once.
-async fn wait_gone<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
-    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
-    match api
-        .list_metadata(&ListParams::default().labels(selector))
-        .await
-    {
-        Ok(list) if list.items.is_empty() => return Ok(()),
-        Err(error) if is_forbidden(&error) || is_absent(&error) => return Ok(()),
-        _ => {}
-    }
-    let metadata: Api<PartialObjectMeta<K>> = Api::namespaced(host.client.clone(), namespace);
-    let configuration = watcher::Config::default().labels(selector);
-    let mut present = std::collections::HashSet::new();
-    let mut events = std::pin::pin!(watcher(metadata, configuration).default_backoff());
-    loop {
-        let event = events.try_next().await.map_err(|error| {
-            CliError::failure(format!("cannot watch {}", K::plural(&()))).because(error)
-        })?;
-        let complete = match event {
-            None => return Ok(()),
-            Some(watcher::Event::Init) => {
-                present.clear();
-                false
-            }
-            Some(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                present.insert(object.uid());
-                false
-            }
-            Some(watcher::Event::Delete(object)) => {
-                present.remove(&object.uid());
-                true
-            }
-            Some(watcher::Event::InitDone) => true,
-        };
-        if complete && present.is_empty() {
-            return Ok(());
-        }
-    }
 }
 
 /// Removes a namespace that `create` made, once nobody uses it.

@@ -22,8 +22,10 @@ impl Disconnect {
                 .hint("`kubectl config use-context NAME` chooses one"));
         };
         let Some((name, _, host)) = parse_virtual_context(&current) else {
-            connect::not_connected(&environment.output, &current);
-            return Ok(());
+            return Err(CliError::failure(format!(
+                "not connected: the current context {current:?} is no virtual cluster's"
+            ))
+            .hint("`coracle connect NAME` connects; `coracle list` shows which there are"));
         };
         if !files.has_context(host)? {
             return Err(

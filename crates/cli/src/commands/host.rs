@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use coracle_image::{ImageStore, Reference};
+use coracle_machinery::names::dns1123_subdomain_errors;
 use coracle_server::host::{
     self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_PORT, HostOptions, Layout, Progress,
 };
@@ -25,6 +26,10 @@ use crate::output::data;
 const DOWN_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often to look whether it has stopped.
 const DOWN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where archives that can be loaded come from.
+const ARCHIVES: &str =
+    "`docker save` (since Docker 25) and `podman save --format oci-archive` write such archives";
 
 /// Run a host cluster on this machine
 #[derive(Args, Debug)]
@@ -65,7 +70,7 @@ struct Settings {
     #[command(flatten)]
     data: DataDir,
     /// The port of the API server on loopback
-    #[arg(long, default_value_t = DEFAULT_PORT)]
+    #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// The name of the node [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
@@ -137,10 +142,15 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
             .info(&format!("the host is running already (process {pid})"));
         return write_context(environment, &layout);
     }
-    host::check_requirements(settings.port)?;
+    node_name(settings)?;
+    host::check_requirements(&layout, settings.port)?;
     let mut progress = environment.output.progress("Starting the host cluster");
     let failed = |error: std::io::Error| CliError::failure("cannot start the host").because(error);
-    std::fs::create_dir_all(layout.logs()).map_err(failed)?;
+    std::fs::create_dir_all(layout.logs()).map_err(|error| {
+        CliError::failure(format!("cannot make {}", layout.logs().display()))
+            .because(error)
+            .hint("--data-dir chooses another directory")
+    })?;
     let log = layout.logs().join("supervisor.log");
     let log_file = std::fs::File::create(&log).map_err(failed)?;
     let mut child = supervisor(settings, &layout, log_file).map_err(failed)?;
@@ -241,6 +251,7 @@ async fn run(settings: &Settings) -> Result {
         // Nobody reads any more once the host is ready.
         let _ = writeln!(std::io::stdout(), "{message}");
     };
+    super::roles::start_logging()?;
     let options = HostOptions {
         data_dir: absolute(&settings.data.data_dir)?,
         port: settings.port,
@@ -264,12 +275,21 @@ async fn run(settings: &Settings) -> Result {
 }
 
 fn node_name(settings: &Settings) -> Result<String> {
-    if let Some(name) = &settings.node_name {
-        return Ok(name.clone());
+    let name = match &settings.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()
+            .map_err(|e| CliError::failure("this machine has no host name").because(e))?
+            .to_string_lossy()
+            .to_lowercase(),
+    };
+    match dns1123_subdomain_errors(&name).into_iter().next() {
+        None => Ok(name),
+        Some(why) => Err(
+            CliError::usage(format!("{name:?} cannot be the name of a node"))
+                .because(why)
+                .hint("choose another name with --node-name"),
+        ),
     }
-    let name = nix::unistd::gethostname()
-        .map_err(|e| CliError::failure("this machine has no host name").because(e))?;
-    Ok(name.to_string_lossy().to_lowercase())
 }
 
 async fn down(environment: &Environment, arguments: &Down) -> Result {
@@ -297,10 +317,12 @@ async fn down(environment: &Environment, arguments: &Down) -> Result {
         }
     } else {
         environment.output.info("no host cluster is running");
+        // It may have been killed, and its pods run on.
+        host::clean_up(&layout).await?;
     }
-    environment.files()?.remove(CONTEXT, None)?;
+    forget(environment, &layout)?;
     if arguments.purge && layout.root().exists() {
-        remove_data(&layout)?;
+        host::remove_data(&layout)?;
         environment
             .output
             .done(&format!("Removed {}", layout.root().display()));
@@ -315,17 +337,18 @@ async fn down(environment: &Environment, arguments: &Down) -> Result {
     Ok(())
 }
 
-/// Removes the data directory, if it is one.
-fn remove_data(layout: &Layout) -> Result {
-    let root = layout.root();
-    if !layout.control_plane().exists() && !layout.images().exists() {
-        return Err(
-            CliError::failure(format!("{} is no host's data directory", root.display()))
-                .hint("nothing was removed; name the directory with --data-dir"),
-        );
+/// Removes the context of this host, and of no other.
+fn forget(environment: &Environment, layout: &Layout) -> Result {
+    let Ok(text) = std::fs::read_to_string(layout.admin_kubeconfig()) else {
+        return Ok(());
+    };
+    let authority = |cluster: &Value| cluster.get("certificate-authority-data").cloned();
+    let own = authority(&Entry::from_kubeconfig(&text, CONTEXT)?.cluster);
+    let files = environment.files()?;
+    if files.cluster(CONTEXT)?.as_ref().and_then(authority) == own {
+        files.remove(CONTEXT, None)?;
     }
-    std::fs::remove_dir_all(root)
-        .map_err(|e| CliError::failure(format!("cannot remove {}", root.display())).because(e))
+    Ok(())
 }
 
 fn status(environment: &Environment, arguments: &Status) -> Result {
@@ -367,23 +390,30 @@ fn load_image(environment: &Environment, arguments: &LoadImage) -> Result {
     let failed = |error: coracle_image::ImageError| {
         CliError::failure(format!("cannot load {}", arguments.file.display())).because(error)
     };
-    let name = arguments
-        .name
-        .as_deref()
-        .map(Reference::parse)
-        .transpose()
-        .map_err(failed)?;
+    let name = arguments.name.as_deref().map(Reference::parse).transpose();
+    let name = name.map_err(|error| {
+        CliError::usage("--name does not name an image")
+            .because(error)
+            .hint("names are like docker.io/library/app:1")
+    })?;
     if !arguments.file.is_file() {
-        return Err(CliError::usage(format!(
-            "there is no file {}",
-            arguments.file.display()
-        )));
+        return Err(
+            CliError::usage(format!("there is no file {}", arguments.file.display()))
+                .hint(ARCHIVES),
+        );
+    }
+    if !layout.images().is_dir() {
+        return Err(CliError::failure(format!(
+            "{} is no host's data directory",
+            layout.root().display()
+        ))
+        .hint("`coracle host up` makes a host; --data-dir names another directory"));
     }
     let images = ImageStore::open(layout.images())
         .map_err(|error| failed(error).hint("the images belong to root: run it with sudo"))?;
     let loaded = images
         .load(&arguments.file, name.as_ref())
-        .map_err(failed)?;
+        .map_err(|error| failed(error).hint(ARCHIVES))?;
     for reference in loaded {
         environment.output.done(&format!("Loaded {reference}"));
     }

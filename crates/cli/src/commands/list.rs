@@ -53,7 +53,7 @@ impl List {
         let found = tenants::list(&host, self.namespace.as_deref()).await?;
         let current = environment.files()?.current_context()?.unwrap_or_default();
         let connected = |f: &Found| {
-            current == crate::host::virtual_context(&f.name, &f.namespace, &host.context)
+            crate::host::virtual_contexts(&f.name, &f.namespace, &host.context).contains(&current)
         };
         match self.output {
             Format::Json | Format::Yaml => {

@@ -7,6 +7,8 @@ pub mod delete;
 pub mod disconnect;
 pub mod host;
 pub mod list;
+pub mod pause;
+mod removal;
 pub mod roles;
 
 use std::path::PathBuf;

@@ -275,6 +275,17 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Logging to standard error and signals, as every role has them.
 fn start_role() -> Result<CancellationToken> {
+    start_logging()?;
+    let shutdown = CancellationToken::new();
+    crate::signals::cancel_on_signal(shutdown.clone())?;
+    Ok(shutdown)
+}
+
+/// Logging to standard error, with the levels of `CORACLE_LOG`.
+///
+/// # Errors
+/// If this process logs already.
+pub fn start_logging() -> Result {
     let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| {
         EnvFilter::new("info,hickory_server=warn,kube_client=warn,kube_runtime=warn")
     });
@@ -283,8 +294,5 @@ fn start_role() -> Result<CancellationToken> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .try_init()
-        .map_err(|e| CliError::failure("cannot start logging").because(e))?;
-    let shutdown = CancellationToken::new();
-    crate::signals::cancel_on_signal(shutdown.clone())?;
-    Ok(shutdown)
+        .map_err(|e| CliError::failure("cannot start logging").because(e))
 }

@@ -52,6 +52,7 @@ impl Cluster {
                 issuer: "https://kubernetes.default.svc.cluster.local".into(),
                 anonymous: false,
                 addressing: ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap()),
+                callouts: None,
             },
         );
         let service = KubernetesService {

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use super::walk::{Place, Shape};
 use crate::schema::Schema;
 
-/// The object with all fields of the configuration.
-pub(super) fn merge(live: &Value, config: &Value, schema: Option<&Schema>) -> Value {
+/// The object with all fields of the configuration, lists and maps merged as
+/// the schema says; who owns what is nobody's concern here.
+pub fn merge(live: &Value, config: &Value, schema: Option<&Schema>) -> Value {
     merge_at(Some(live), config, Place::of(schema))
 }
 

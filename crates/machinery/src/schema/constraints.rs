@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Number, Value};
 
+use super::rules::Rule;
+
 /// The most memory that one compiled pattern may take, in bytes. Patterns come
 /// from tenants; the engine runs in linear time, so memory is what to bound.
 const PATTERN_MEMORY: usize = 1 << 20;
@@ -46,8 +48,10 @@ pub struct Constraints {
     pub one_of: Vec<Logic>,
     /// This does not hold.
     pub not: Option<Logic>,
-    /// CEL rules, not evaluated here.
+    /// CEL rules, as they stand in the definition.
     pub rules: Vec<Value>,
+    /// The same, compiled.
+    pub(super) programs: Vec<Rule>,
     /// The description, kept for OpenAPI.
     pub description: Option<String>,
     /// At the root: limits on `metadata`.

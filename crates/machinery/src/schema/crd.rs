@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::builtin::{builtin, list_type, names};
 use super::constraints::Pattern;
+use super::rules::Rule;
 use super::structural::{self, Place};
 use super::{Constraints, ListType, Node, Property, Schema, Type};
 use crate::field::{FieldError, FieldPath};
@@ -231,6 +232,15 @@ impl Compiler {
                 None
             }
         });
+        let rules = list("x-kubernetes-validations").map_or(&[][..], Vec::as_slice);
+        let mut programs = Vec::new();
+        for (index, rule) in rules.iter().enumerate() {
+            let at = path.child("x-kubernetes-validations").index(index);
+            match Rule::new(rule, &at) {
+                Ok(rule) => programs.push(rule),
+                Err(error) => self.errors.push(error),
+            }
+        }
         let constraints = Constraints {
             minimum: number("minimum"),
             exclusive_minimum: flag(schema, "exclusiveMinimum"),
@@ -249,9 +259,8 @@ impl Compiler {
             any_of,
             one_of,
             not,
-            rules: list("x-kubernetes-validations")
-                .cloned()
-                .unwrap_or_default(),
+            rules: rules.to_vec(),
+            programs,
             description: schema
                 .get("description")
                 .and_then(Value::as_str)

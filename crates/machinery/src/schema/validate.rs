@@ -7,7 +7,9 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::rules::{Which, broken};
 use super::{Constraints, ListType, Schema, Type};
+use crate::cel::Budget;
 use crate::field::{FieldError, FieldErrorKind, FieldPath};
 
 /// The most errors that are collected for one object.
@@ -30,6 +32,7 @@ impl Schema {
             errors: Vec::new(),
             most: MAX_ERRORS,
             steps: 0,
+            budget: Budget::new(Budget::TOTAL),
         };
         validator.value(self, value, &Path::Root(path));
         if validator.steps > MAX_STEPS {
@@ -40,6 +43,74 @@ impl Schema {
         }
         validator.errors
     }
+}
+
+impl Schema {
+    /// Errors of a change of a custom object: rules that compare it with what
+    /// it was. `old` is absent for a new object.
+    pub fn validate_change(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut changes = Changes {
+            errors: Vec::new(),
+            steps: 0,
+            budget: Budget::new(Budget::TOTAL),
+        };
+        changes.value(self, object, old, &Path::Root(""));
+        changes.errors
+    }
+}
+
+/// Looks for rules that compare a value with the one before.
+struct Changes {
+    errors: Vec<FieldError>,
+    steps: usize,
+    budget: Budget,
+}
+
+impl Changes {
+    fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, path: &Path<'_>) {
+        self.steps += 1;
+        if self.steps > MAX_STEPS || self.errors.len() >= MAX_ERRORS || !schema.is_custom() {
+            return;
+        }
+        let old = old.filter(|o| !o.is_null());
+        let rules = schema.constraints().map_or(&[][..], |c| &c.programs);
+        if !rules.is_empty() && !value.is_null() {
+            let (at, budget) = (path.to_field(), &mut self.budget);
+            let found = broken(rules, schema, value, old, Which::Transition, &at, budget);
+            self.errors.extend(found);
+        }
+        match value {
+            Value::Object(map) => {
+                for (name, value) in map {
+                    if let Some(below) = schema.child(name) {
+                        let old = old.and_then(|o| o.get(name));
+                        self.value(below, value, old, &Path::Field(path, name));
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let Some(below) = schema.items() else { return };
+                for (index, item) in items.iter().enumerate() {
+                    let old = old.and_then(|o| same_item(schema, item, o));
+                    self.value(below, item, old, &Path::Index(path, index));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The item of a list of type map that had the same keys before. Items of
+/// other lists cannot be told apart.
+fn same_item<'v>(schema: &Schema, item: &Value, old: &'v Value) -> Option<&'v Value> {
+    if schema.list_type() != ListType::Map {
+        return None;
+    }
+    let mut all = old.as_array()?.iter();
+    all.find(|other| {
+        let mut keys = schema.list_map_keys().iter();
+        keys.all(|key| item.get(key.as_ref()) == other.get(key.as_ref()))
+    })
 }
 
 /// A path that is only put into words for an error.
@@ -71,6 +142,7 @@ struct Validator {
     errors: Vec<FieldError>,
     most: usize,
     steps: usize,
+    budget: Budget,
 }
 
 /// The name of a value's JSON type.
@@ -169,6 +241,14 @@ impl Validator {
         if let Some(constraints) = schema.constraints() {
             self.limits(constraints, value, path);
             self.logic(constraints, value, path);
+            // Rules count on values of the right form.
+            if !constraints.programs.is_empty() && self.errors.is_empty() {
+                let (rules, path) = (&constraints.programs, path.to_field());
+                let budget = &mut self.budget;
+                for error in broken(rules, schema, value, None, Which::Plain, &path, budget) {
+                    self.add(error);
+                }
+            }
         }
     }
 
@@ -276,6 +356,7 @@ fn holds(schema: &Schema, value: &Value, path: &Path<'_>, steps: &mut usize) -> 
         errors: Vec::new(),
         most: 1,
         steps: *steps,
+        budget: Budget::new(Budget::TOTAL),
     };
     validator.value(schema, value, path);
     *steps = validator.steps;

@@ -25,6 +25,11 @@ impl ContainerdPaths {
     pub fn socket(&self) -> PathBuf {
         self.state.join("containerd.sock")
     }
+
+    /// The socket that its shims call, the longest path of all.
+    pub fn ttrpc_socket(&self) -> PathBuf {
+        self.state.join("containerd.sock.ttrpc")
+    }
 }
 
 /// The configuration file.
@@ -70,7 +75,7 @@ oom_score = 0
         root = quoted(&paths.root),
         state = quoted(&paths.state),
         socket = quoted(&paths.socket()),
-        ttrpc = quoted(&paths.state.join("containerd.sock.ttrpc")),
+        ttrpc = quoted(&paths.ttrpc_socket()),
         cni_bin = quoted(&paths.cni_bin_dir),
         cni_conf = quoted(&paths.cni_conf_dir),
         certs = quoted(&paths.certs_dir),

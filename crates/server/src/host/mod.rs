@@ -2,6 +2,7 @@
 //! supervisor process that starts and restarts containerd, the control plane
 //! and the node agent.
 
+mod claim;
 mod containerd;
 mod mirror;
 mod network;
@@ -9,8 +10,9 @@ mod process;
 mod requirements;
 mod supervisor;
 
+pub use claim::running;
 pub use requirements::check as check_requirements;
-pub use supervisor::{Progress, run};
+pub use supervisor::{Progress, clean_up, remove_data, run};
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -76,7 +78,7 @@ impl Layout {
         &self.root
     }
 
-    /// Process id of the supervisor, while it runs.
+    /// The process id of the supervisor, which keeps it locked while it runs.
     pub fn pid_file(&self) -> PathBuf {
         self.root.join("host.pid")
     }
@@ -146,15 +148,4 @@ pub fn is_alive(pid: i32) -> bool {
         .rsplit_once(')')
         .and_then(|(_, rest)| rest.split_whitespace().next());
     state.is_some_and(|state| state != "Z" && state != "X")
-}
-
-/// The process id of the running supervisor of a data directory, if one runs.
-pub fn running(layout: &Layout) -> Option<i32> {
-    let text = std::fs::read_to_string(layout.pid_file()).ok()?;
-    let pid: i32 = text.trim().parse().ok()?;
-    // The id may have gone to another program since: only ours counts.
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let mut arguments = command.split(|byte| *byte == 0).skip(1);
-    let ours = arguments.any(|a| a == b"host") && arguments.any(|a| a == b"run");
-    ours.then_some(pid)
 }

@@ -22,6 +22,11 @@ pub async fn create() -> Result<(), Error> {
     ip(&["link", "set", "lo", "up"]).await
 }
 
+/// True while the bridge is there, and with it perhaps pods.
+pub fn exists() -> bool {
+    std::path::Path::new("/sys/class/net").join(BRIDGE).exists()
+}
+
 /// Removes the bridge.
 pub async fn remove() -> Result<(), Error> {
     ip(&["link", "del", BRIDGE]).await

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use super::{Layout, claim};
 use crate::Error;
 
 /// Where Debian installs the CNI plugins.
@@ -21,11 +22,24 @@ const PROGRAMS: &[&str] = &[
 /// CNI plugins that pods' networks use.
 const PLUGINS: &[&str] = &["bridge", "host-local", "loopback"];
 
-/// Checks that this is root on a machine with all programs and a free port.
+/// The longest path of a socket, in bytes: an address has room for 108, and
+/// the last one ends it.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Checks that this is root on a machine with all programs, no other host and
+/// a free port.
 ///
 /// # Errors
 /// Names everything that is missing at once.
-pub fn check(port: u16) -> Result<(), Error> {
+pub fn check(layout: &Layout, port: u16) -> Result<(), Error> {
+    let longest = layout.containerd().ttrpc_socket();
+    let length = longest.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        return Err(Error::PathTooLong {
+            path: layout.root().to_owned(),
+            over: length - MAX_SOCKET_PATH,
+        });
+    }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -44,6 +58,7 @@ pub fn check(port: u16) -> Result<(), Error> {
     if !missing.is_empty() {
         return Err(Error::Missing(missing));
     }
+    claim::check_machine()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
     Ok(())

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::Claim;
 use super::containerd::{self, PAUSE_IMAGE};
 use super::process::{Program, keep};
 use super::{
@@ -47,15 +48,10 @@ pub async fn run(
     progress: impl Fn(Progress),
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    requirements::check(options.port)?;
     let layout = Layout::new(&options.data_dir);
-    if let Some(pid) = super::running(&layout).filter(|pid| *pid != nix::unistd::getpid().as_raw())
-    {
-        return Err(Error::AlreadyRunning(pid));
-    }
+    requirements::check(&layout, options.port)?;
     prepare_directories(&layout)?;
-    fs::write(layout.pid_file(), std::process::id().to_string())
-        .map_err(Error::file(&layout.pid_file()))?;
+    let _claim = Claim::take(&layout)?;
 
     let mut host = Running {
         layout: layout.clone(),
@@ -69,9 +65,57 @@ pub async fn run(
         progress(Progress::Ready);
         shutdown.cancelled().await;
     }
-    host.stop().await;
-    let _ = fs::remove_file(layout.pid_file());
-    result
+    result.and(host.stop().await)
+}
+
+/// Removes what a supervisor that was killed left on the machine: pods, their
+/// mounts, service rules and the bridge. Does nothing where nothing is left.
+///
+/// # Errors
+/// If another supervisor runs, or what is left cannot be removed.
+pub async fn clean_up(layout: &Layout) -> Result<(), Error> {
+    if !network::exists() || !layout.control_plane().exists() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let _claim = Claim::take(layout)?;
+    let mut host = Running {
+        layout: layout.clone(),
+        parts: Vec::new(),
+    };
+    // Pods are containerd's, so it has to run for a moment. Nothing is pulled.
+    let started = host.start_containerd(0).await;
+    started.and(host.stop().await)
+}
+
+/// Removes the data directory of a host that does not run. What is mounted
+/// below it is unmounted first, and never followed.
+///
+/// # Errors
+/// If it is no data directory, or a file cannot be removed.
+pub fn remove_data(layout: &Layout) -> Result<(), Error> {
+    let root = layout.root();
+    if !layout.control_plane().exists() && !layout.images().exists() {
+        return Err(Error::NoData(root.to_owned()));
+    }
+    // One by one: the directory itself may be a mount of the user's.
+    for entry in fs::read_dir(root).map_err(Error::file(root))? {
+        let path = entry.map_err(Error::file(root))?.path();
+        let removed = if path.is_dir() && !path.is_symlink() {
+            coracle_node::remove_tree(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(Error::file(&path))?;
+    }
+    match fs::remove_dir(root) {
+        Err(error) if error.kind() != std::io::ErrorKind::ResourceBusy => {
+            Err(Error::file(root)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn prepare_directories(layout: &Layout) -> Result<(), Error> {
@@ -180,13 +224,21 @@ impl Running {
     }
 
     /// Stops the node agent, then the pods, then everything else.
-    async fn stop(&mut self) {
+    ///
+    /// # Errors
+    /// If something of the pods is left; everything is stopped nonetheless.
+    async fn stop(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
         while let Some(part) = self.parts.pop() {
             if part.name == "containerd"
                 && let Err(error) =
                     coracle_node::teardown(&self.layout.cri_socket(), &self.layout.node()).await
             {
                 tracing::warn!(%error, "cannot remove all pods");
+                result = Err(Error::Program {
+                    program: "containerd".into(),
+                    why: format!("cannot remove all pods: {error}"),
+                });
             }
             part.stop.cancel();
             if let Err(error) = part.task.await {
@@ -196,6 +248,7 @@ impl Running {
         if let Err(error) = network::remove().await {
             tracing::warn!(%error, "cannot remove the bridge");
         }
+        result
     }
 }
 
@@ -257,7 +310,7 @@ fn store_own_images(layout: &Layout, program: &Path) -> Result<(), Error> {
     };
     for (name, arguments) in [
         (CORACLE_IMAGE, &["/coracle"][..]),
-        (PAUSE_IMAGE, &["/coracle", "pause"]),
+        (PAUSE_IMAGE, &["/coracle", "sandbox"]),
     ] {
         let spec = ImageSpec {
             entrypoint: arguments.iter().map(|a| (*a).to_owned()).collect(),

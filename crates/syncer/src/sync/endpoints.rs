@@ -88,12 +88,18 @@ pub(crate) async fn own(syncer: &Syncer, name: &str, namespace: &str) -> Result<
     let wanted = syncer
         .translator
         .own_endpoints(name, namespace, &syncer.pod_ip);
+    write_inside(syncer, wanted).await
+}
+
+/// Writes Endpoints and EndpointSlice inside.
+pub(crate) async fn write_inside(syncer: &Syncer, wanted: [Value; 2]) -> Result<(), ApiError> {
     for (kind, wanted) in [Kind::Endpoints, Kind::EndpointSlice]
         .into_iter()
         .zip(wanted)
     {
         let cluster = &syncer.inside.cluster;
         let resource = kind.resource();
+        let (namespace, name) = (object::namespace(&wanted), object::name(&wanted));
         let Some(mut present) = cluster.get(resource, namespace, name).await? else {
             match cluster.create(resource, &wanted).await {
                 Err(error) if !error.is_already_exists() => return Err(error),

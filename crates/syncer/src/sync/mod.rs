@@ -2,6 +2,7 @@
 //! looks at both sides as they are now and does the next thing that brings them
 //! together; a change that it causes comes back through the watch.
 
+pub(crate) mod aliases;
 pub(crate) mod claims;
 pub(crate) mod data;
 pub(crate) mod endpoints;
@@ -12,7 +13,10 @@ pub(crate) mod owner;
 pub(crate) mod plain;
 pub(crate) mod pods;
 pub(crate) mod publish;
+pub(crate) mod replicas;
 pub(crate) mod services;
+pub(crate) mod shown;
+pub(crate) mod sources;
 pub(crate) mod tokens;
 
 use coracle_machinery::object;
@@ -33,8 +37,40 @@ pub(crate) async fn create_on_host(
     desired: &Value,
 ) -> Result<Option<Value>, ApiError> {
     let resource = kind.resource();
+    let ours = |host: &Value| syncer.translator.ours(resource.kind, host).as_ref() == Some(name);
+    let present = match create_unless_taken(syncer, kind, desired, ours).await? {
+        Created::New(created) => return Ok(Some(created)),
+        Created::Present(present) => present,
+    };
+    if object::annotation(&present, coracle_config::marks::OBJECT_UID)
+        != object::annotation(desired, coracle_config::marks::OBJECT_UID)
+        && kind == Kind::Pod
+    {
+        delete_on_host(syncer, kind, &present, None).await?;
+        return Ok(None);
+    }
+    Ok(Some(present))
+}
+
+/// How a host object came to be there.
+enum Created {
+    /// Just now.
+    New(Value),
+    /// It was there, and is ours.
+    Present(Value),
+}
+
+/// Creates the host object unless its name is taken: by one of `ours`, that is
+/// given back; by another, that is an error for the user.
+async fn create_unless_taken(
+    syncer: &Syncer,
+    kind: Kind,
+    desired: &Value,
+    ours: impl Fn(&Value) -> bool,
+) -> Result<Created, ApiError> {
+    let resource = kind.resource();
     match syncer.host.cluster.create(resource, desired).await {
-        Ok(created) => return Ok(Some(created)),
+        Ok(created) => return Ok(Created::New(created)),
         Err(error) if error.is_already_exists() => {}
         Err(error) => return Err(error),
     }
@@ -49,7 +85,7 @@ pub(crate) async fn create_on_host(
         // Gone again: try once more, soon.
         return Err(ApiError::Transport(format!("{host_name} comes and goes")));
     };
-    if syncer.translator.ours(resource.kind, &present).as_ref() != Some(name) {
+    if !ours(&present) {
         return Err(ApiError::Refused {
             code: 422,
             reason: "Invalid".into(),
@@ -60,14 +96,7 @@ pub(crate) async fn create_on_host(
             ),
         });
     }
-    if object::annotation(&present, coracle_config::marks::OBJECT_UID)
-        != object::annotation(desired, coracle_config::marks::OBJECT_UID)
-        && kind == Kind::Pod
-    {
-        delete_on_host(syncer, kind, &present, None).await?;
-        return Ok(None);
-    }
-    Ok(Some(present))
+    Ok(Created::Present(present))
 }
 
 /// Deletes this incarnation of a host object.

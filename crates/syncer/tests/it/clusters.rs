@@ -37,6 +37,7 @@ impl Cluster {
             issuer: "https://kubernetes.default.svc".into(),
             anonymous: true,
             addressing,
+            callouts: None,
         };
         let builder = ApiServer::builder(store).kinds(kinds::builtin());
         let (builder, builtin) = install(builder, identity);

@@ -5,5 +5,6 @@
 mod chaos;
 mod clusters;
 mod kubelet;
+mod mapped;
 mod objects;
 mod pods;

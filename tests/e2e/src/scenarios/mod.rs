@@ -2,8 +2,10 @@
 
 mod custom;
 mod helm;
+mod input;
 mod inside;
 mod isolation;
+mod kubeconfig;
 mod kubectl_objects;
 mod kubectl_streams;
 mod tenant;
@@ -24,4 +26,6 @@ pub const ALL: &[Scenario] = &[
     ("isolation", isolation::neighbours),
     ("tenant", tenant::owner_of_one_namespace),
     ("custom", custom::resources),
+    ("input", input::wrong_input),
+    ("kubeconfig", kubeconfig::entries_and_commands),
 ];

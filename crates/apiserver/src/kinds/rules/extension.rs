@@ -1,6 +1,9 @@
 //! The rules of kinds that extend the API server.
 
-use coracle_machinery::names::{NameRule, dns1035_label_errors, dns1123_subdomain_errors};
+use coracle_machinery::cel::Program;
+use coracle_machinery::names::{
+    NameRule, dns1035_label_errors, dns1123_subdomain_errors, qualified_name_errors,
+};
 use coracle_machinery::object::name;
 use coracle_machinery::{FieldError, FieldPath};
 use serde_json::{Map, Value, json};
@@ -10,6 +13,7 @@ use super::{
     Errors, default_field, each_mut, given, immutable, list, map_mut, one_of, selectors, spec_mut,
     str_at,
 };
+use crate::admission::{CONDITION_VARIABLES, expression_errors};
 use crate::kind::Strategy;
 
 /// Holds a definition until its objects are gone.
@@ -316,6 +320,7 @@ impl WebhookConfiguration {
         for key in ["namespaceSelector", "objectSelector"] {
             selectors::label_selector(errors, &webhook[key], &path.child(key));
         }
+        match_conditions(errors, webhook, path);
         let config = &webhook["clientConfig"];
         let at = path.child("clientConfig");
         if given(config, "url") == given(config, "service") {
@@ -333,6 +338,38 @@ impl WebhookConfiguration {
     }
 }
 
+/// Match conditions of more than this many are refused, as upstream does.
+const MAX_MATCH_CONDITIONS: usize = 64;
+
+fn match_conditions(errors: &mut Errors, webhook: &Value, path: &FieldPath) {
+    let path = path.child("matchConditions");
+    let conditions = list(webhook, "matchConditions");
+    if conditions.len() > MAX_MATCH_CONDITIONS {
+        let detail = format!("must have at most {MAX_MATCH_CONDITIONS} items");
+        errors.push(FieldError::invalid(&path, conditions.len(), detail));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for (index, condition) in conditions.iter().enumerate() {
+        let at = path.index(index);
+        let name = str_at(condition, "name");
+        check_required(errors, &at.child("name"), name, qualified_name_errors);
+        if !names.insert(name) {
+            errors.push(FieldError::duplicate(&at.child("name"), name));
+        }
+        let expression = str_at(condition, "expression").trim();
+        if expression.is_empty() {
+            errors.push(FieldError::required(&at.child("expression"), ""));
+        } else if let Err(why) = Program::compile(expression, CONDITION_VARIABLES) {
+            let detail = format!("compilation failed: {why}");
+            errors.push(FieldError::invalid(
+                &at.child("expression"),
+                expression,
+                detail,
+            ));
+        }
+    }
+}
+
 impl Strategy for AdmissionPolicy {
     fn default(&self, object: &mut Value) {
         let Some(spec) = spec_mut(object) else {
@@ -345,6 +382,10 @@ impl Strategy for AdmissionPolicy {
         if let Some(constraints) = map_mut(spec, "matchConstraints") {
             match_resources(constraints);
         }
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        expression_errors(object, self.mutating)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The `pause` role: holds a pod's namespaces and reaps orphans, in as little
+//! The `sandbox` role, a pod's first process: holds a pod's namespaces and reaps orphans, in as little
 //! memory as can be. Runs before anything else of the program is set up.
 
 use nix::sys::signal::{SigSet, Signal};

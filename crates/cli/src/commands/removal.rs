@@ -1,0 +1,124 @@
+//! Removing host objects by their labels.
+
+use futures::TryStreamExt as _;
+use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use crate::error::{CliError, Result, from_kube};
+use crate::host::Host;
+use crate::objects::{is_absent, is_forbidden};
+
+/// A namespaced kind.
+pub trait Kind:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + DeserializeOwned
+    + std::fmt::Debug
+    + Send
+    + 'static
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static
+{
+}
+
+/// Removes all objects that a label selector chooses.
+///
+/// # Errors
+/// As the host answers.
+pub async fn remove_all<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
+    let doing = format!("delete the virtual cluster's {}", K::plural(&()));
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    let list = match api
+        .list_metadata(&ListParams::default().labels(selector))
+        .await
+    {
+        Ok(list) => list,
+        // What may not be read was not made with these rights either.
+        Err(error) if is_forbidden(&error) || is_absent(&error) => return Ok(()),
+        Err(error) => return Err(from_kube(&doing)(error)),
+    };
+    for object in list {
+        let preconditions = Some(Preconditions {
+            uid: object.uid(),
+            resource_version: None,
+        });
+        let parameters = DeleteParams {
+            preconditions,
+            ..DeleteParams::background()
+        };
+        match api.delete(&object.name_any(), &parameters).await {
+            Ok(_) => {}
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(from_kube(&doing)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Removes one object.
+///
+/// # Errors
+/// As the host answers; its absence is fine.
+pub async fn remove_named<K: Kind>(host: &Host, namespace: &str, name: &str) -> Result {
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    match api.delete(name, &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(from_kube(&format!("delete {name}"))(error)),
+    }
+}
+
+/// Waits until no object matches. Watches, so that it ends at once.
+///
+/// # Errors
+/// As the host answers.
+pub async fn wait_gone<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    match api
+        .list_metadata(&ListParams::default().labels(selector))
+        .await
+    {
+        Ok(list) if list.items.is_empty() => return Ok(()),
+        Err(error) if is_forbidden(&error) || is_absent(&error) => return Ok(()),
+        _ => {}
+    }
+    let metadata: Api<PartialObjectMeta<K>> = Api::namespaced(host.client.clone(), namespace);
+    let configuration = watcher::Config::default().labels(selector);
+    let mut present = std::collections::HashSet::new();
+    let mut events = std::pin::pin!(watcher(metadata, configuration).default_backoff());
+    loop {
+        let event = events.try_next().await.map_err(|error| {
+            CliError::failure(format!("cannot watch {}", K::plural(&()))).because(error)
+        })?;
+        let complete = match event {
+            None => return Ok(()),
+            Some(watcher::Event::Init) => {
+                present.clear();
+                false
+            }
+            Some(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                present.insert(object.uid());
+                false
+            }
+            Some(watcher::Event::Delete(object)) => {
+                present.remove(&object.uid());
+                true
+            }
+            Some(watcher::Event::InitDone) => true,
+        };
+        if complete && present.is_empty() {
+            return Ok(());
+        }
+    }
+}
