@@ -27,9 +27,12 @@ use crate::events::{Kind, Recorder};
 use crate::probes::ProbeSet;
 use crate::volumes::{PodVolumes, VolumeError, Volumes};
 
-/// First and longest pause after a failed step.
+/// First and longest pause after a failed step; each is twice the one before.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(15);
+/// First pause where a volume was not ready: what a new namespace or a syncer
+/// has yet to write (kube-root-ca.crt, a pod's token) is there in a moment.
+const VOLUME_RETRY_FIRST: Duration = Duration::from_millis(50);
 /// How often a pod's configMaps, secrets and tokens are looked at again.
 pub(super) const REFRESH: Duration = Duration::from_secs(60);
 /// Attempts at writing a status against concurrent writers.
@@ -210,9 +213,9 @@ impl Worker {
                 Err(SyncError::Interrupted) => Some(Duration::ZERO),
                 Err(error) => {
                     tracing::debug!(pod = info::name(&self.pod), %error, "pod not in order yet");
+                    let pause = pause_after(&error, self.failures);
                     self.failures = self.failures.saturating_add(1);
-                    let pause = RETRY_FIRST.saturating_mul(1 << (self.failures - 1).min(5));
-                    Some(pause.min(RETRY_LONGEST))
+                    Some(pause)
                 }
             };
             let timer = async {
@@ -362,6 +365,16 @@ impl Worker {
     }
 }
 
+/// How long to wait after an error that follows on `failures` others.
+fn pause_after(error: &SyncError, failures: u32) -> Duration {
+    let first = match error {
+        SyncError::Volume(_) => VOLUME_RETRY_FIRST,
+        _ => RETRY_FIRST,
+    };
+    let doubled = first.saturating_mul(2_u32.saturating_pow(failures));
+    doubled.min(RETRY_LONGEST)
+}
+
 /// Whether `a` is certainly older than `b`. Resource versions are numbers in
 /// every API server there is; when they are not, nothing is certain.
 fn is_older(a: &Pod, b: &Pod) -> bool {
@@ -393,4 +406,22 @@ fn status_patch(pod: &Pod, new: &PodStatus) -> Result<Option<Value>, SyncError> 
         },
         "status": change,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_soon_looked_at_again() {
+        let missing = SyncError::Volume(VolumeError::SetUp {
+            volume: "token".into(),
+            message: "secret \"token\" not found".into(),
+        });
+        let pauses =
+            |error: &SyncError| [0, 1, 2, 5, 40].map(|n| pause_after(error, n).as_millis());
+        assert_eq!(pauses(&missing), [50, 100, 200, 1600, 15_000]);
+        let other = SyncError::Io(std::io::Error::other("away"));
+        assert_eq!(pauses(&other), [1000, 2000, 4000, 15_000, 15_000]);
+    }
 }
