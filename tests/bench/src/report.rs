@@ -73,6 +73,14 @@ const ROWS: &[Row] = &[
         None,
     ),
     row(
+        "create.first",
+        "  the first on a host just started",
+        "s",
+        Goal::None,
+        None,
+        None,
+    ),
+    row(
         "idle.memory",
         "idle virtual cluster, both containers, PSS",
         "MiB",

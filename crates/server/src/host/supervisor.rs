@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coracle_image::{Image, ImageSpec, ImageStore, Layer, Reference};
+use coracle_node::cri::Cri;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use tokio::net::{TcpListener, UnixStream};
@@ -161,6 +162,7 @@ impl Running {
 
         progress(Progress::Step("Starting containerd"));
         self.start_containerd(mirror_port).await?;
+        self.pull_own_images();
         network::create().await?;
 
         progress(Progress::Step("Starting the control plane"));
@@ -208,6 +210,25 @@ impl Running {
             UnixStream::connect(&socket).await.map(drop)
         })
         .await
+    }
+
+    /// Has containerd unpack our own images while the rest starts, so that the
+    /// first pod does not wait for it, and so that those of an older program
+    /// are replaced.
+    fn pull_own_images(&mut self) {
+        let socket = self.layout.cri_socket();
+        self.spawn("own images", |stop| async move {
+            let cri = Cri::new(&socket);
+            for image in [PAUSE_IMAGE, CORACLE_IMAGE] {
+                let pulled = tokio::select! {
+                    pulled = cri.pull_image(image, None) => pulled,
+                    () = stop.cancelled() => return,
+                };
+                if let Err(error) = pulled {
+                    tracing::warn!(image, %error, "not pulled; the first pod will try again");
+                }
+            }
+        });
     }
 
     fn spawn_program(&mut self, program: Program) {
