@@ -244,17 +244,20 @@ impl Schema {
     /// True if any place in the schema has CEL rules. Costs a walk: keep the
     /// answer.
     pub fn has_validation_rules(&self) -> bool {
+        self.any_place(&|schema| !schema.validation_rules().is_empty())
+    }
+
+    /// True if any place in a custom schema has a default. Costs a walk: keep
+    /// the answer.
+    pub fn has_defaults(&self) -> bool {
+        self.any_place(&|schema| schema.default_value().is_some())
+    }
+
+    fn any_place(&self, wanted: &dyn Fn(&Schema) -> bool) -> bool {
         let node = self.node();
-        if !node.custom {
-            return false;
-        }
-        !self.validation_rules().is_empty()
-            || node
-                .properties
-                .iter()
-                .any(|p| p.schema.has_validation_rules())
-            || node.values.iter().any(Schema::has_validation_rules)
-            || node.items.iter().any(Schema::has_validation_rules)
+        let below = node.properties.iter().map(|p| &p.schema);
+        let mut below = below.chain(&node.values).chain(&node.items);
+        node.custom && (wanted(self) || below.any(|schema| schema.any_place(wanted)))
     }
 
     /// The definition name of a built-in type, such as

@@ -8,7 +8,10 @@ use coracle_machinery::{FieldError, FieldPath, GroupVersionKind, object, time};
 use serde_json::Value;
 
 use super::jsonpath::JsonPath;
-use crate::kind::{Column, Kind, ScalePaths, Scope, Strategy, Subresource, TableConvertor, Verb};
+use crate::kind::{
+    Column, Conversion, Kind, ScalePaths, Scope, StoredAs, Strategy, Subresource, TableConvertor,
+    Verb,
+};
 
 const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 
@@ -24,10 +27,35 @@ pub fn custom(crd: &Value) -> Result<Vec<Kind>, Vec<FieldError>> {
         .collect();
     versions.retain(|(_, v)| v["served"] == true);
     versions.sort_by_key(|(_, v)| v["storage"] != true);
-    versions
-        .into_iter()
-        .map(|(index, version)| row(crd, index, version))
-        .collect()
+    let mut rows = Vec::new();
+    for (index, version) in versions {
+        rows.push(row(crd, index, version)?);
+    }
+    // What was stored before a default was added gets it when it is read.
+    let stored = rows.first().map(|r: &Kind| r.gvk.clone());
+    for row in &mut rows {
+        let schema = row.strategy.schema().filter(Schema::has_defaults);
+        if let (Some(schema), Some(gvk)) = (schema, stored.clone()) {
+            let conversion = Arc::new(DefaultsOnRead(schema));
+            row.stored_as = Some(StoredAs { gvk, conversion });
+        }
+    }
+    Ok(rows)
+}
+
+/// Versions of custom kinds differ in their `apiVersion` alone; what is read
+/// is completed by the defaults of its version.
+struct DefaultsOnRead(Schema);
+
+impl Conversion for DefaultsOnRead {
+    fn to_stored(&self, object: Value) -> Value {
+        object
+    }
+
+    fn to_served(&self, mut object: Value) -> Value {
+        self.0.default(&mut object);
+        object
+    }
 }
 
 fn row(crd: &Value, index: usize, version: &Value) -> Result<Kind, Vec<FieldError>> {

@@ -110,6 +110,37 @@ async fn a_bad_schema_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn defaults_reach_what_was_stored_before_them() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server.clone());
+    let namespace = json!({"metadata": {"name": "default"}});
+    caller.post("/api/v1/namespaces", &namespace).await.ok();
+    let mut definition = crd("late.example.com", "crontabs", "CronTab");
+    let at = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/n";
+    *definition.pointer_mut(at).unwrap() = json!({"type": "integer"});
+    let made = caller.post(CRDS, &definition).await.ok();
+    let custom = CustomKinds::new(server);
+    custom.load().await.unwrap();
+    let objects = "/apis/late.example.com/v1/namespaces/default/crontabs";
+    let object = json!({"apiVersion": "late.example.com/v1", "kind": "CronTab", "metadata": {"name": "x"}, "spec": {}});
+    assert_eq!(caller.post(objects, &object).await.ok()["spec"], json!({}));
+    let mut with_default = definition.clone();
+    *with_default.pointer_mut(at).unwrap() = json!({"type": "integer", "default": 7});
+    let name = made["metadata"]["name"].as_str().unwrap();
+    let live = caller.get(&format!("{CRDS}/{name}")).await.ok();
+    with_default["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+    caller
+        .put(&format!("{CRDS}/{name}"), &with_default)
+        .await
+        .ok();
+    custom.load().await.unwrap();
+    let read = caller.get(&format!("{objects}/x")).await.ok();
+    assert_eq!(read["spec"]["n"], 7);
+    let listed = caller.get(objects).await.ok();
+    assert_eq!(listed["items"][0]["spec"]["n"], 7);
+}
+
+#[tokio::test]
 async fn rules_of_definitions_are_kept() {
     let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
     let caller = Caller(server.clone());
