@@ -1,6 +1,7 @@
 //! Discovery documents, plain and aggregated, made from any list of kinds.
 
 use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -73,6 +74,34 @@ pub fn core_versions(address: &str) -> Value {
             {"clientCIDR": "0.0.0.0/0", "serverAddress": address},
         ],
     })
+}
+
+/// The answer to `GET /`: the paths that there are.
+pub fn paths(kinds: &[Arc<Kind>]) -> Value {
+    const OTHERS: &[&str] = &[
+        "/.well-known/openid-configuration",
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
+    let mut paths: BTreeSet<String> = OTHERS.iter().map(|p| (*p).to_owned()).collect();
+    for kind in kinds {
+        let (group, version) = (&kind.gvk.group, &kind.gvk.version);
+        if group.is_empty() {
+            paths.insert(format!("/api/{version}"));
+        } else {
+            paths.insert(format!("/apis/{group}"));
+            paths.insert(format!("/apis/{group}/{version}"));
+        }
+    }
+    json!({"paths": paths})
 }
 
 /// The answer to `GET /apis`.

@@ -13,7 +13,7 @@ use crate::health;
 use crate::hooks::{Operation, RequestContext};
 use crate::kind::Verb;
 use crate::list;
-use crate::negotiate::{ContentType, content_type, shape};
+use crate::negotiate::{ContentType, content_type, shape, takes_object};
 use crate::patch::Patch;
 use crate::protobuf;
 use crate::query::{ListOptions, Query, parse_revision};
@@ -77,6 +77,7 @@ impl Inner {
         }
         check_place(context, &resource)?;
         if let Some(handler) = self.handlers.get(info) {
+            takes_object(request.headers())?;
             let create = request.method() == Method::POST;
             let gvk = body_kind(context, &resource);
             let (parts, body) = request.into_parts();

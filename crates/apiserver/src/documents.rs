@@ -52,6 +52,7 @@ impl Documents {
         let kinds = || self.kinds();
         let plain = |value| Some(Document::Json(value));
         match parts.as_slice() {
+            [""] => plain(discovery::paths(&kinds())),
             ["api" | "apis"] if form != Form::Plain => {
                 let core = parts == ["api"];
                 Some(Document::Aggregated(

@@ -22,6 +22,19 @@ pub enum Shape {
 /// # Errors
 /// `NotAcceptable` if JSON is not among the types accepted.
 pub fn shape(headers: &HeaderMap) -> Result<Shape, ApiError> {
+    best_of(headers, &|_| true)
+}
+
+/// Checks that the client takes the object itself, where there is nothing
+/// else.
+///
+/// # Errors
+/// `NotAcceptable`.
+pub fn takes_object(headers: &HeaderMap) -> Result<(), ApiError> {
+    best_of(headers, &|shape| shape == Shape::Object).map(|_| ())
+}
+
+fn best_of(headers: &HeaderMap, offered: &dyn Fn(Shape) -> bool) -> Result<Shape, ApiError> {
     let mut best: Option<(f32, Shape)> = None;
     let mut any = false;
     for value in headers.get_all(header::ACCEPT) {
@@ -31,6 +44,7 @@ pub fn shape(headers: &HeaderMap) -> Result<Shape, ApiError> {
         for clause in text.split(',').take(MAX_CLAUSES) {
             any |= !clause.trim().is_empty();
             if let Some((quality, shape)) = read_clause(clause)
+                && offered(shape)
                 && best.is_none_or(|(known, _)| quality > known)
             {
                 best = Some((quality, shape));
@@ -132,6 +146,22 @@ fn unsupported(accepted: &str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reviews_come_as_themselves_or_not_at_all() {
+        for (accept, fine) in [
+            ("application/json;as=Table;v=v1;g=meta.k8s.io", false),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;q=0.1",
+                true,
+            ),
+            ("", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(takes_object(&headers).is_ok(), fine, "{accept}");
+        }
+    }
 
     #[test]
     fn json_is_chosen_if_the_client_takes_it() {

@@ -1,5 +1,6 @@
 //! The built-in admission rules, after `k8s.io/kubernetes/plugin/pkg/admission`.
 
+mod certificates;
 mod cidr;
 mod classes;
 mod conditions;
@@ -83,6 +84,7 @@ pub fn chain(with: &Dependencies) -> Vec<Arc<dyn Admission>> {
         Arc::new(classes::DefaultStorageClass::new(objects())),
         Arc::new(classes::StorageObjectInUseProtection),
         Arc::new(runtime_class::RuntimeClass::new(objects())),
+        Arc::new(certificates::Certificates::new(with.authorizer.clone())),
         Arc::new(classes::DefaultIngressClass::new(objects())),
         Arc::new(Policies::new(
             policies::Phase::Mutating,

@@ -183,6 +183,26 @@ impl Writer<'_> {
     }
 }
 
+/// Metadata that a write of the status may change, too.
+const STATUS_METADATA: &[&str] = &[
+    "labels",
+    "annotations",
+    "finalizers",
+    "ownerReferences",
+    "managedFields",
+];
+
+/// Groups whose kinds keep their metadata when the status is written. Custom
+/// kinds do as well.
+const RESETS_METADATA: &[&str] = &[
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "admissionregistration.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "resource.k8s.io",
+    "storage.k8s.io",
+];
+
 /// Undoes what this part of the object may not change.
 fn restrict(writer: &Writer<'_>, new: &mut Value, old: &Value, part: Part) {
     match part {
@@ -200,11 +220,12 @@ fn restrict(writer: &Writer<'_>, new: &mut Value, old: &Value, part: Part) {
                     None => map.remove("status"),
                 };
             }
-            // Core kinds let a status writer change these; kubelets do.
-            let fields: &[&str] = if writer.resource.storage.group.is_empty() {
-                &["labels", "annotations", "finalizers", "managedFields"]
+            let storage = &writer.resource.storage;
+            let custom = writer.resource.strategy().schema().is_some();
+            let fields = if custom || RESETS_METADATA.contains(&storage.group.as_ref()) {
+                &["managedFields"][..]
             } else {
-                &["managedFields"]
+                STATUS_METADATA
             };
             for field in fields {
                 match metadata.get(*field) {

@@ -231,3 +231,65 @@ async fn services_get_addresses() {
     let again = admin.put(&format!("{services}/a"), &again).await.ok();
     assert_eq!(again["spec"], a["spec"]);
 }
+
+#[tokio::test]
+async fn requesters_of_certificates_are_who_asks() {
+    let (admin, _) = server().await;
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let request = json!({"metadata": {"name": "c"}, "spec": {
+        "request": "eA==", "signerName": "example.com/s", "usages": ["client auth"],
+        "username": "somebody-else", "groups": ["system:masters"],
+    }});
+    let mut asked = Caller::request("POST", path, "application/json", &request.to_string());
+    let mut user = UserInfo::authenticated("ann", &[]);
+    user.uid = "7".into();
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": ["certificates.k8s.io"],
+        "resources": ["certificatesigningrequests", "certificatesigningrequests/approval"],
+        "verbs": ["create", "update"]}]});
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    admin
+        .post(&format!("{rbac}/clusterroles"), &role)
+        .await
+        .ok();
+    let binding = json!({"metadata": {"name": "r"}, "subjects": [{"kind": "User", "name": "ann"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"}});
+    admin
+        .post(&format!("{rbac}/clusterrolebindings"), &binding)
+        .await
+        .ok();
+    asked.extensions_mut().insert(user.clone());
+    let made = admin.answer(asked).await.ok();
+    assert_eq!(made["spec"]["username"], "ann");
+    assert_eq!(made["spec"]["uid"], "7");
+    assert_eq!(made["spec"]["groups"], json!(["system:authenticated"]));
+    // The right to write approvals is not yet one for every signer.
+    let mut approved = made.clone();
+    approved["status"] =
+        json!({"conditions": [{"type": "Approved", "status": "True", "reason": "r"}]});
+    let target = format!("{path}/c/approval");
+    let mut asked = Caller::request("PUT", &target, "application/json", &approved.to_string());
+    asked.extensions_mut().insert(user);
+    let (code, message) = admin.answer(asked).await.failed();
+    assert_eq!(code, 403);
+    assert!(
+        message.contains("not permitted to approve requests with signerName"),
+        "{message}"
+    );
+    admin.put(&target, &approved).await.ok();
+}
+
+#[tokio::test]
+async fn writes_of_a_status_may_annotate() {
+    let (admin, _) = server().await;
+    let path = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let ingress = json!({"metadata": {"name": "i"}, "spec": {"defaultBackend":
+        {"service": {"name": "s", "port": {"number": 80}}}}});
+    admin.post(path, &ingress).await.ok();
+    let patch = json!({"metadata": {"annotations": {"a": "b"}}}).to_string();
+    let merge = "application/merge-patch+json";
+    let patched = admin
+        .call("PATCH", &format!("{path}/i/status"), merge, &patch)
+        .await
+        .ok();
+    assert_eq!(patched["metadata"]["annotations"]["a"], "b");
+}
