@@ -8,6 +8,7 @@ mod kubeconfig;
 mod manifests;
 mod objects;
 mod output;
+mod policies;
 mod product;
 mod sandbox;
 mod signals;

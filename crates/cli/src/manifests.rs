@@ -5,10 +5,10 @@ use coracle_config::{Grant, PolicyRule, marks, names};
 use serde_json::{Map, Value, json};
 
 /// The port of the virtual API server in its pod.
-const API_PORT: u16 = 8443;
+pub const API_PORT: u16 = 8443;
 /// The port of cluster DNS in the control plane's pod; the syncer maps the
 /// kube-dns service of the virtual cluster to it.
-const DNS_PORT: u16 = 1053;
+pub const DNS_PORT: u16 = 1053;
 /// The port of the virtual kubelet in the syncer's container.
 const KUBELET_PORT: u16 = 10250;
 /// The user of both containers; no name is needed for it.
@@ -91,7 +91,8 @@ impl Tenant<'_> {
         let mut own = self.object("v1", "ServiceAccount", &account, owner);
         own["automountServiceAccountToken"] = json!(false);
 
-        vec![
+        let mut all = self.policies(facts);
+        all.extend([
             own,
             workload,
             role,
@@ -99,7 +100,8 @@ impl Tenant<'_> {
             config,
             headless,
             self.stateful_set(facts),
-        ]
+        ]);
+        all
     }
 
     /// The rights that it needs outside of its namespace.
@@ -271,6 +273,9 @@ impl Tenant<'_> {
         );
         if config.control_plane.coredns.enabled {
             arguments.push(format!("--dns-listen=0.0.0.0:{DNS_PORT}"));
+            if config.networking.advanced.fallback_host_cluster {
+                arguments.push("--dns-fallback".to_owned());
+            }
         }
         if config.control_plane.advanced.virtual_scheduler.enabled {
             arguments.push("--scheduler".to_owned());
@@ -344,14 +349,16 @@ impl Tenant<'_> {
         container
     }
 
-    fn selector(&self) -> Map<String, Value> {
+    /// Labels of the control plane's pods.
+    pub(crate) fn selector(&self) -> Map<String, Value> {
         marks::control_plane_labels(self.name)
             .into_iter()
             .map(|(key, value)| (key.to_owned(), Value::String(value)))
             .collect()
     }
 
-    fn object(
+    /// An object without content.
+    pub(crate) fn object(
         &self,
         api_version: &str,
         kind: &str,
@@ -394,21 +401,22 @@ fn merge_texts(target: &mut Value, with: &coracle_config::model::Texts) {
     }
 }
 
-fn add_texts(object: &mut Value, field: &str, texts: &coracle_config::model::Texts) {
+/// Adds labels or annotations of the user's choice.
+pub fn add_texts(object: &mut Value, field: &str, texts: &coracle_config::model::Texts) {
     if !texts.is_empty() {
         merge_texts(&mut object["metadata"][field], texts);
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn config(yaml: &str) -> Config {
+    pub(crate) fn config(yaml: &str) -> Config {
         Config::from_yaml(&[("test", yaml)]).unwrap().0
     }
 
-    fn tenant(config: &Config) -> Tenant<'_> {
+    pub(crate) fn tenant(config: &Config) -> Tenant<'_> {
         Tenant {
             name: "team",
             namespace: "demo",
@@ -418,7 +426,7 @@ mod tests {
         }
     }
 
-    fn facts() -> ServiceFacts {
+    pub(crate) fn facts() -> ServiceFacts {
         ServiceFacts {
             uid: "u".into(),
             cluster_ip: "10.96.0.9".into(),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::model::Config;
+use crate::model::{Config, Toggle};
 use crate::{legacy, semantics, set};
 
 /// Largest values file: a Secret, where the merged configuration is kept,
@@ -23,12 +23,19 @@ const FREE_FORM: &[&str] = &[
     "policies.resourceQuota.quota",
     "policies.limitRange.default",
     "policies.limitRange.defaultRequest",
+    "policies.limitRange.max",
+    "policies.limitRange.min",
 ];
 
 /// Lists whose items are maps of any keys.
 const FREE_ITEMS: &[&str] = &[
     "controlPlane.statefulSet.env",
     "controlPlane.statefulSet.scheduling.tolerations",
+    "policies.networkPolicy.controlPlane.egress",
+    "policies.networkPolicy.controlPlane.ingress",
+    "policies.networkPolicy.workload.egress",
+    "policies.networkPolicy.workload.ingress",
+    "policies.resourceQuota.scopeSelector.matchExpressions",
 ];
 
 /// Lists whose items are `{from, to}`.
@@ -49,6 +56,9 @@ const NOT_YET: &[&str] = &[
     "controlPlane.serviceMonitor",
     "deploy",
     "experimental",
+    "exportKubeConfig.additionalSecrets",
+    "exportKubeConfig.secret",
+    "exportKubeConfig.serviceAccount",
     "external",
     "integrations",
     "logging",
@@ -56,6 +66,7 @@ const NOT_YET: &[&str] = &[
     "networking.podCIDR",
     "platform",
     "plugins",
+    "policies.networkPolicy.fallbackDns",
     "policies.podSecurityStandard",
     "policies.centralAdmission",
     "privateNodes",
@@ -80,17 +91,6 @@ const NOT_YET: &[&str] = &[
     "sync.toHost.volumeSnapshotContents",
     "sync.toHost.volumeSnapshots",
     "telemetry",
-];
-
-/// Choices of the model that nothing carries out yet, as JSON pointers. To
-/// accept them would promise what does not happen, isolation above all; what
-/// they default to is what happens.
-const NOT_CARRIED_OUT: &[&str] = &[
-    "/exportKubeConfig/context",
-    "/networking/advanced/fallbackHostCluster",
-    "/policies/limitRange/enabled",
-    "/policies/networkPolicy/enabled",
-    "/policies/resourceQuota/enabled",
 ];
 
 /// Something the user should know, though it is no error.
@@ -239,7 +239,6 @@ impl Reader {
     }
 
     fn finish(mut self) -> Result<(Config, Vec<Hint>), ConfigError> {
-        self.refuse_what_is_not_carried_out();
         if self.problems.is_empty() {
             match serde_json::from_value::<Config>(self.merged) {
                 Ok(config) => {
@@ -259,17 +258,6 @@ impl Reader {
         Err(ConfigError {
             problems: self.problems,
         })
-    }
-}
-
-impl Reader {
-    fn refuse_what_is_not_carried_out(&mut self) {
-        for pointer in NOT_CARRIED_OUT {
-            if self.merged.pointer(pointer) != self.shape.pointer(pointer) {
-                let path = pointer.trim_start_matches('/').replace('/', ".");
-                self.problem("values", &path, "this version does not support it".into());
-            }
-        }
     }
 }
 
@@ -304,7 +292,10 @@ fn asks_for_nothing(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => {
-            map.get("enabled") == Some(&Value::Bool(false)) || map.values().all(asks_for_nothing)
+            let off = map
+                .get("enabled")
+                .is_some_and(|on| *on == Value::Bool(false) || on == Toggle::AUTO);
+            off || map.values().all(asks_for_nothing)
         }
     }
 }
@@ -331,6 +322,11 @@ fn check(shape: &Value, values: &Value, path: &str, found: &mut Vec<(String, Str
         (Value::Array(_), Value::Array(items)) => {
             for (at, item) in items.iter().enumerate() {
                 check_item(item, path, &format!("{path}[{at}]"), found);
+            }
+        }
+        (Value::String(shape), value) if shape == Toggle::AUTO => {
+            if !value.is_boolean() && value != Toggle::AUTO {
+                found.push((path.to_owned(), wrong_type("true, false or auto", value)));
             }
         }
         (Value::Bool(_), Value::Bool(_)) | (Value::String(_), Value::String(_)) => {}
@@ -432,7 +428,12 @@ fn distance(left: &str, right: &str) -> usize {
 fn merge(into: &mut Value, shape: &Value, values: Value, path: &str) {
     match (into, values) {
         (Value::Object(into), Value::Object(values)) => {
+            let any_keys = FREE_FORM.contains(&path);
             for (key, value) in values {
+                if any_keys && value.is_null() {
+                    into.remove(&key);
+                    continue;
+                }
                 let default = shape.get(&key).unwrap_or(&Value::Null);
                 let slot = into.entry(key.as_str()).or_insert(Value::Null);
                 merge(slot, default, value, &join(path, &key));
@@ -496,7 +497,7 @@ sync:
         let (config, hints) = load(text).unwrap();
         assert!(config.sync.to_host.ingresses.enabled);
         assert!(config.sync.from_host.ingress_classes.enabled);
-        assert!(config.sync.from_host.storage_classes.enabled);
+        assert!(config.shows_storage_classes());
         assert!(config.sync.from_host.nodes.enabled);
         assert!(config.control_plane.advanced.virtual_scheduler.enabled);
         assert_eq!(
@@ -544,10 +545,13 @@ sync:
                 "v: controlPlane.statefulSet.labels.a: expected a text (put it in quotes), found a number 1",
             ),
             (
-                "isolation: {enabled: true}",
-                "values: policies.limitRange.enabled: this version does not support it\n\
-                 values: policies.networkPolicy.enabled: this version does not support it\n\
-                 values: policies.resourceQuota.enabled: this version does not support it",
+                "policies: {resourceQuota: {enabled: maybe}}",
+                "v: policies.resourceQuota.enabled: expected true, false or auto, found a text \"maybe\"",
+            ),
+            (
+                "policies: {networkPolicy: {workload: {publicEgress: {cidr: 10.0.0.0, except: [x/8]}}}}",
+                "values: policies.networkPolicy.workload.publicEgress.cidr: \"10.0.0.0\" is no range of addresses\n\
+                 values: policies.networkPolicy.workload.publicEgress.except[0]: \"x/8\" is no range of addresses",
             ),
             (
                 "mapServices: {fromVirtual: [{from: default/a, to: b/c}]}",
@@ -572,6 +576,36 @@ sync:
             let error = Config::from_yaml(&[("v", text)]).expect_err(text);
             assert_eq!(error.to_string(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn auto_goes_along() {
+        let loaded = |text: &str| load(text).expect(text).0;
+        let none = loaded("policies: {resourceQuota: {enabled: auto}}");
+        assert!(!none.policies.has_quota() && !none.policies.has_limit_range());
+        let both = loaded("policies: {limitRange: {enabled: true}}");
+        assert!(both.policies.has_quota() && both.policies.has_limit_range());
+        let one =
+            loaded("policies: {limitRange: {enabled: true}, resourceQuota: {enabled: false}}");
+        assert!(!one.policies.has_quota() && one.policies.has_limit_range());
+        assert!(!none.shows_storage_classes());
+        let scheduler = "controlPlane: {advanced: {virtualScheduler: {enabled: true}}}";
+        assert!(loaded(scheduler).shows_storage_classes());
+        let csi = "sync: {fromHost: {csiNodes: {enabled: auto}}}";
+        assert_eq!(loaded(csi), Config::default());
+        let isolated = loaded("isolation: {enabled: true}");
+        assert!(isolated.policies.has_quota() && isolated.policies.network_policy.enabled);
+        assert_eq!(loaded(&isolated.to_yaml()), isolated);
+    }
+
+    #[test]
+    fn values_of_a_free_form_are_added_and_null_takes_one_away() {
+        let text = "policies: {resourceQuota: {quota: {requests.cpu: 3, count/pods: null, a: b}}}";
+        let quota = load(text).unwrap().0.policies.resource_quota.quota;
+        assert_eq!(quota["requests.cpu"], "3");
+        assert_eq!(quota["a"], "b");
+        assert_eq!(quota["limits.cpu"], "20");
+        assert!(!quota.contains_key("count/pods"));
     }
 
     #[test]

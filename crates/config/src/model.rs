@@ -30,6 +30,53 @@ pub type Fragment = Map<String, Value>;
 /// Labels, annotations, selectors.
 pub type Texts = BTreeMap<String, String>;
 
+/// A switch that may be left to the program: `true`, `false` or `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Toggle {
+    /// As what it goes along with.
+    #[default]
+    Auto,
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Toggle {
+    /// How `auto` is written.
+    pub const AUTO: &'static str = "auto";
+
+    /// On, or left open while `otherwise` holds.
+    pub fn is_on_or(self, otherwise: bool) -> bool {
+        match self {
+            Self::Auto => otherwise,
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
+impl Serialize for Toggle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str(Self::AUTO),
+            Self::On => serializer.serialize_bool(true),
+            Self::Off => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Toggle {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Bool(true) => Ok(Self::On),
+            Value::Bool(false) => Ok(Self::Off),
+            Value::String(text) if text == Self::AUTO => Ok(Self::Auto),
+            _ => Err(serde::de::Error::custom("expected true, false or auto")),
+        }
+    }
+}
+
 section!(
     /// The whole configuration of a virtual cluster.
     Config {
@@ -119,6 +166,14 @@ impl Switch {
 }
 
 section!(
+    /// A kind that flows, does not, or goes along with something else.
+    Automatic {
+        /// Which of these.
+        enabled: Toggle = Toggle::Auto,
+    }
+);
+
+section!(
     /// A kind of which only referenced objects flow.
     Referenced {
         /// Whether it flows at all.
@@ -137,8 +192,8 @@ section!(
         nodes: Nodes = Nodes::default(),
         /// Ingress classes.
         ingress_classes: Switch = Switch::off(),
-        /// Storage classes.
-        storage_classes: Switch = Switch::off(),
+        /// Storage classes; `auto` is with a virtual scheduler.
+        storage_classes: Automatic = Automatic::default(),
         /// ConfigMaps, by name.
         config_maps: Imports = Imports::default(),
         /// Secrets, by name.
@@ -373,30 +428,136 @@ section!(
         resource_quota: Quota = Quota::default(),
         /// A LimitRange in the host namespace.
         limit_range: Limits = Limits::default(),
-        /// NetworkPolicies around the workloads.
-        network_policy: Switch = Switch::off(),
+        /// NetworkPolicies around control plane and workloads.
+        network_policy: NetworkPolicies = NetworkPolicies::default(),
     }
 );
 
 section!(
     /// A ResourceQuota in the host namespace.
     Quota {
-        /// Whether there is one.
-        enabled: bool = false,
+        /// Whether there is one; `auto` is with the LimitRange.
+        enabled: Toggle = Toggle::Auto,
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
         /// Its `hard` limits.
-        quota: Fragment = Fragment::new(),
+        quota: Fragment = fragment(&[
+            ("requests.cpu", "10"),
+            ("requests.memory", "20Gi"),
+            ("requests.storage", "100Gi"),
+            ("requests.ephemeral-storage", "60Gi"),
+            ("limits.cpu", "20"),
+            ("limits.memory", "40Gi"),
+            ("limits.ephemeral-storage", "160Gi"),
+            ("services.nodeports", "0"),
+            ("services.loadbalancers", "1"),
+            ("count/endpoints", "40"),
+            ("count/pods", "20"),
+            ("count/services", "20"),
+            ("count/secrets", "100"),
+            ("count/configmaps", "100"),
+            ("count/persistentvolumeclaims", "20"),
+        ]),
+        /// Its scope selector.
+        scope_selector: ScopeSelector = ScopeSelector::default(),
+        /// Its scopes.
+        scopes: Vec<String> = Vec::new(),
+    }
+);
+
+section!(
+    /// Which objects a quota counts.
+    ScopeSelector {
+        /// As in a ResourceQuota.
+        match_expressions: Vec<Value> = Vec::new(),
     }
 );
 
 section!(
     /// A LimitRange in the host namespace.
     Limits {
-        /// Whether there is one.
-        enabled: bool = false,
+        /// Whether there is one; `auto` is with the ResourceQuota.
+        enabled: Toggle = Toggle::Auto,
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
         /// Default limits of a container.
-        default: Fragment = Fragment::new(),
+        default: Fragment = fragment(&[
+            ("ephemeral-storage", "8Gi"),
+            ("memory", "512Mi"),
+            ("cpu", "1"),
+        ]),
         /// Default requests of a container.
-        default_request: Fragment = Fragment::new(),
+        default_request: Fragment = fragment(&[
+            ("ephemeral-storage", "3Gi"),
+            ("memory", "128Mi"),
+            ("cpu", "100m"),
+        ]),
+        /// The least of a container.
+        min: Fragment = Fragment::new(),
+        /// The most of a container.
+        max: Fragment = Fragment::new(),
+    }
+);
+
+section!(
+    /// NetworkPolicies around control plane and workloads.
+    NetworkPolicies {
+        /// Whether there are any.
+        enabled: bool = false,
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
+        /// Further rules for the control plane.
+        control_plane: PeerRules = PeerRules::default(),
+        /// Rules for the workloads.
+        workload: WorkloadRules = WorkloadRules::default(),
+    }
+);
+
+section!(
+    /// Further rules, as in a NetworkPolicy.
+    PeerRules {
+        /// Who may come in.
+        ingress: Vec<Value> = Vec::new(),
+        /// Where it may go.
+        egress: Vec<Value> = Vec::new(),
+    }
+);
+
+section!(
+    /// Rules for the workloads.
+    WorkloadRules {
+        /// Addresses outside of the host cluster.
+        public_egress: PublicEgress = PublicEgress::default(),
+        /// Who else may come in.
+        ingress: Vec<Value> = Vec::new(),
+        /// Where else they may go.
+        egress: Vec<Value> = Vec::new(),
+    }
+);
+
+section!(
+    /// Addresses outside of the host cluster that workloads may reach.
+    PublicEgress {
+        /// Whether any.
+        enabled: bool = true,
+        /// Which.
+        cidr: String = "0.0.0.0/0".to_owned(),
+        /// Which not: by default those that no public host has.
+        except: Vec<String> = [
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+        ]
+        .map(str::to_owned)
+        .into(),
     }
 );
 
@@ -408,10 +569,43 @@ section!(
         context: String = String::new(),
         /// The server's address in it; empty for the Service.
         server: String = String::new(),
+        /// Clients do not check the server's certificate.
+        insecure: bool = false,
     }
 );
 
+/// A fragment of texts.
+fn fragment(entries: &[(&str, &str)]) -> Fragment {
+    entries
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), Value::from(*value)))
+        .collect()
+}
+
+impl Policies {
+    /// Whether there is a ResourceQuota.
+    pub fn has_quota(&self) -> bool {
+        let other = self.limit_range.enabled == Toggle::On;
+        self.resource_quota.enabled.is_on_or(other)
+    }
+
+    /// Whether there is a LimitRange. Where a quota counts what pods ask for,
+    /// pods that do not say need a default.
+    pub fn has_limit_range(&self) -> bool {
+        let other = self.resource_quota.enabled == Toggle::On;
+        self.limit_range.enabled.is_on_or(other)
+    }
+}
+
 impl Config {
+    /// Whether the host's storage classes are shown inside. A virtual scheduler
+    /// looks at them.
+    pub fn shows_storage_classes(&self) -> bool {
+        let scheduler = self.control_plane.advanced.virtual_scheduler.enabled;
+        let classes = &self.sync.from_host.storage_classes;
+        classes.enabled.is_on_or(scheduler)
+    }
+
     /// The host account of workload pods of the virtual cluster `vc`.
     pub fn workload_service_account(&self, vc: &str) -> String {
         let name = &self.control_plane.advanced.workload_service_account.name;

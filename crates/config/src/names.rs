@@ -98,6 +98,21 @@ pub fn role_binding(vc: &str) -> String {
     format!("vc-{vc}")
 }
 
+/// The ResourceQuota and the LimitRange of the host namespace.
+pub fn limits(vc: &str) -> String {
+    format!("vc-{vc}")
+}
+
+/// The NetworkPolicy around the workloads.
+pub fn workload_policy(vc: &str) -> String {
+    format!("vc-work-{vc}")
+}
+
+/// The NetworkPolicy around the control plane.
+pub fn control_plane_policy(vc: &str) -> String {
+    format!("vc-cp-{vc}")
+}
+
 /// The role, and its binding, by which the syncer has rights outside of its
 /// namespace. A colon is in no namespace's name, so no two virtual clusters of
 /// a host share this name.

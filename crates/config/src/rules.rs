@@ -144,7 +144,7 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     if from_host.ingress_classes.enabled {
         rules.push(rule("networking.k8s.io", &["ingressclasses"], READ));
     }
-    if from_host.storage_classes.enabled {
+    if config.shows_storage_classes() {
         rules.push(rule("storage.k8s.io", &["storageclasses"], READ));
     }
     rules

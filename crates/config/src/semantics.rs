@@ -49,6 +49,17 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
             );
         }
     }
+    let public = &config.policies.network_policy.workload.public_egress;
+    let path = "policies.networkPolicy.workload.publicEgress";
+    let mut range = |path: String, text: &str| {
+        if !is_range(text) {
+            problem(&path, format!("{text:?} is no range of addresses"));
+        }
+    };
+    range(format!("{path}.cidr"), &public.cidr);
+    for (at, text) in public.except.iter().enumerate() {
+        range(format!("{path}.except[{at}]"), text);
+    }
     services(config, &mut problem);
     let from_host = &config.sync.from_host;
     for (kind, imports) in [
@@ -117,6 +128,19 @@ fn by_name(path: &str, mappings: &Texts, problem: &mut impl FnMut(&str, String))
 
 fn expected_pair(found: &str) -> String {
     format!("expected namespace/name, found {found:?}")
+}
+
+/// True for a range of addresses, as in `10.0.0.0/8`.
+fn is_range(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else {
+        return false;
+    };
+    let longest = match address.parse() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.parse::<u8>().is_ok_and(|length| length <= longest)
 }
 
 /// True for what may name a namespace or a service.

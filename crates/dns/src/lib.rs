@@ -27,6 +27,8 @@ pub struct DnsConfig {
     pub domain: String,
     /// Servers to ask for all other names.
     pub upstreams: Vec<SocketAddr>,
+    /// Ask them for names of the domain too that are unknown here.
+    pub fallback: bool,
 }
 
 impl DnsConfig {
@@ -37,6 +39,7 @@ impl DnsConfig {
             listen,
             domain: domain.trim_matches('.').to_ascii_lowercase(),
             upstreams,
+            fallback: false,
         }
     }
 }
@@ -71,9 +74,13 @@ pub async fn run(
 ) -> Result<(), Error> {
     let index = Arc::new(RwLock::new(Index::new(&config.domain)));
     let upstreams = Upstreams::new(config.upstreams);
+    let zone = server::Zone {
+        domain: config.domain,
+        fallback: config.fallback,
+    };
     let server = server::serve(
         config.listen,
-        &config.domain,
+        zone,
         index.clone(),
         upstreams,
         shutdown.clone(),

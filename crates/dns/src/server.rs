@@ -31,10 +31,18 @@ const TCP_QUEUE: usize = 16;
 /// The longest ExternalName chain that is followed.
 const MAX_CNAMES: usize = 8;
 
+/// What is answered for.
+pub struct Zone {
+    /// The domain.
+    pub domain: String,
+    /// Names of it that are unknown are asked for upstream.
+    pub fallback: bool,
+}
+
 /// Serves UDP and TCP until `shutdown`.
 pub async fn serve(
     listen: SocketAddr,
-    domain: &str,
+    zone: Zone,
     index: Arc<RwLock<Index>>,
     upstreams: Upstreams,
     shutdown: CancellationToken,
@@ -47,10 +55,11 @@ pub async fn serve(
     let tcp = TcpListener::bind(udp.local_addr().map_err(failed)?)
         .await
         .map_err(failed)?;
-    let zone =
-        Name::from_str(&format!("{domain}.")).map_err(|_| Error::Domain(domain.to_owned()))?;
+    let Zone { domain, fallback } = zone;
+    let zone = Name::from_str(&format!("{domain}.")).map_err(|_| Error::Domain(domain))?;
     let mut server = Server::new(Handler {
         zone,
+        fallback,
         index,
         upstreams,
     });
@@ -66,6 +75,7 @@ pub async fn serve(
 
 struct Handler {
     zone: Name,
+    fallback: bool,
     index: Arc<RwLock<Index>>,
     upstreams: Upstreams,
 }
@@ -157,6 +167,9 @@ impl Handler {
                 Answer::NotOurs => return self.finish_chain(reply, owner, kind).await,
                 Answer::NoSuchName => {
                     if reply.answers.is_empty() {
+                        if let Some(found) = self.fall_back(request, info.protocol).await {
+                            return found;
+                        }
                         reply.code = ResponseCode::NXDomain;
                     }
                     reply.authorities.push(self.soa());
@@ -196,6 +209,15 @@ impl Handler {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .answer(&labels, question)
+    }
+
+    /// What upstream servers know of a name that is unknown here.
+    async fn fall_back(&self, request: &Request, protocol: Protocol) -> Option<Reply> {
+        if !self.fallback {
+            return None;
+        }
+        let reply = self.forward(request.as_slice(), protocol).await;
+        (reply.code == ResponseCode::NoError).then_some(reply)
     }
 
     /// Passes a question on as it came.
@@ -331,6 +353,14 @@ mod tests {
 
     /// A server on loopback; its port was free a moment ago.
     async fn started(index: Index, upstreams: Upstreams) -> (SocketAddr, CancellationToken) {
+        started_as(index, upstreams, false).await
+    }
+
+    async fn started_as(
+        index: Index,
+        upstreams: Upstreams,
+        fallback: bool,
+    ) -> (SocketAddr, CancellationToken) {
         let listen = UdpSocket::bind("127.0.0.1:0")
             .await
             .unwrap()
@@ -338,7 +368,11 @@ mod tests {
             .unwrap();
         let shutdown = CancellationToken::new();
         let (stop, index) = (shutdown.clone(), Arc::new(RwLock::new(index)));
-        tokio::spawn(async move { serve(listen, "cluster.local", index, upstreams, stop).await });
+        let zone = Zone {
+            domain: "cluster.local".into(),
+            fallback,
+        };
+        tokio::spawn(async move { serve(listen, zone, index, upstreams, stop).await });
         for _ in 0..500 {
             if tokio::net::TcpStream::connect(listen).await.is_ok() {
                 return (listen, shutdown);
@@ -394,5 +428,34 @@ mod tests {
 
     async fn started_zone(index: Index) -> (SocketAddr, CancellationToken) {
         started(index, Upstreams::new(vec![])).await
+    }
+
+    #[tokio::test]
+    async fn unknown_names_of_the_domain_may_be_asked_for_upstream() {
+        let with = |name: &str, address: &str| {
+            let mut index = Index::new("cluster.local");
+            let service = Service {
+                addresses: vec![address.parse().unwrap()],
+                ..Service::default()
+            };
+            index.set_service(("demo".into(), name.into()), Some(service));
+            index
+        };
+        let (host, stop_host) = started_zone(with("host", "192.0.2.1")).await;
+        let inside = with("inside", "10.96.0.7");
+        let (server, stop) = started_as(inside, Upstreams::new(vec![host]), true).await;
+        for (name, address) in [("inside", "10.96.0.7"), ("host", "192.0.2.1")] {
+            let found = ask(
+                server,
+                &format!("{name}.demo.svc.cluster.local."),
+                RecordType::A,
+            )
+            .await;
+            assert_eq!(found.answers[0].data, RData::A(A(address.parse().unwrap())));
+        }
+        let absent = ask(server, "nope.demo.svc.cluster.local.", RecordType::A).await;
+        assert_eq!(absent.metadata.response_code, ResponseCode::NXDomain);
+        stop.cancel();
+        stop_host.cancel();
     }
 }

@@ -44,6 +44,8 @@ pub struct ControlPlaneOptions {
     pub cluster_domain: String,
     /// Where DNS is answered, if it is.
     pub dns_listen: Option<SocketAddr>,
+    /// Ask the host's DNS for names of the cluster's domain that are unknown.
+    pub dns_fallback: bool,
     /// The address of the kube-dns service, where this control plane chooses.
     pub dns_service_ip: Option<IpAddr>,
     /// Run a scheduler.
@@ -211,7 +213,10 @@ fn spawn_clients(
     });
     if let Some(listen) = options.dns_listen {
         let client = in_process(server, UserInfo::system_masters("system:kube-dns"));
-        let config = coracle_dns::DnsConfig::new(listen, &options.cluster_domain);
+        let config = coracle_dns::DnsConfig {
+            fallback: options.dns_fallback,
+            ..coracle_dns::DnsConfig::new(listen, &options.cluster_domain)
+        };
         let stop = shutdown.clone();
         tasks.spawn(async move {
             coracle_dns::run(client, config, stop)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use coracle_config::model::ExportKubeConfig;
 use coracle_config::names;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +73,8 @@ async fn work(options: SyncerOptions, shutdown: CancellationToken) -> Result<(),
         std::fs::read_to_string(&path).map_err(Error::file(&path))
     };
     let server = published_server(&config, &options);
-    let kubeconfig = published_kubeconfig(&read("admin.kubeconfig")?, &server)?;
+    let export = &config.export_kube_config;
+    let kubeconfig = published_kubeconfig(&read("admin.kubeconfig")?, &server, export)?;
     let syncer = coracle_syncer::SyncerConfig {
         published: published(&options.name, &kubeconfig, &read("ca.crt")?)?,
         virtual_client: clients::from_file(&handed_over).await?,
@@ -120,11 +122,28 @@ fn published_server(config: &coracle_config::Config, options: &SyncerOptions) ->
     }
 }
 
-fn published_kubeconfig(text: &str, server: &str) -> Result<Value, Error> {
+fn published_kubeconfig(
+    text: &str,
+    server: &str,
+    export: &ExportKubeConfig,
+) -> Result<Value, Error> {
     let unusable = |e: &dyn std::fmt::Display| Error::Setting(format!("admin.kubeconfig: {e}"));
     // Kubeconfigs of the control plane are written as JSON.
     let mut kubeconfig: Value = serde_json::from_str(text).map_err(|e| unusable(&e))?;
-    kubeconfig["clusters"][0]["cluster"]["server"] = Value::String(server.to_owned());
+    let cluster = &mut kubeconfig["clusters"][0]["cluster"];
+    cluster["server"] = Value::String(server.to_owned());
+    if export.insecure
+        && let Some(cluster) = cluster.as_object_mut()
+    {
+        // Clients refuse both at once.
+        cluster.remove("certificate-authority-data");
+        cluster.insert("insecure-skip-tls-verify".into(), true.into());
+    }
+    if !export.context.is_empty() {
+        let name = Value::String(export.context.clone());
+        kubeconfig["contexts"][0]["name"] = name.clone();
+        kubeconfig["current-context"] = name;
+    }
     Ok(kubeconfig)
 }
 
@@ -158,4 +177,36 @@ fn published(
         (names::kubeconfig_secret(name), access),
         (names::certs_secret(name), certificates),
     ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_published_kubeconfig_is_as_chosen() {
+        let text = json!({
+            "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:8443",
+                "certificate-authority-data": "Q0E="}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "c",
+        })
+        .to_string();
+        let plain = published_kubeconfig(&text, "https://a", &ExportKubeConfig::default()).unwrap();
+        assert_eq!(plain["clusters"][0]["cluster"]["server"], "https://a");
+        assert_eq!(plain["current-context"], "c");
+        let export = ExportKubeConfig {
+            context: "mine".into(),
+            insecure: true,
+            ..ExportKubeConfig::default()
+        };
+        let chosen = published_kubeconfig(&text, "https://a", &export).unwrap();
+        assert_eq!(
+            chosen["clusters"][0]["cluster"],
+            json!({"server": "https://a", "insecure-skip-tls-verify": true})
+        );
+        assert_eq!(chosen["contexts"][0]["name"], chosen["current-context"]);
+        assert_eq!(chosen["current-context"], "mine");
+    }
 }

@@ -64,6 +64,7 @@ fn options(directory: &Path, address: SocketAddr, kubeconfig: &Path) -> ControlP
         },
         cluster_domain: "cluster.local".into(),
         dns_listen: None,
+        dns_fallback: false,
         dns_service_ip: None,
         scheduler: false,
         node_lifecycle: false,

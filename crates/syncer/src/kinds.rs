@@ -99,7 +99,7 @@ impl Kind {
         [
             (Self::Node, from_host.nodes.enabled),
             (Self::IngressClass, from_host.ingress_classes.enabled),
-            (Self::StorageClass, from_host.storage_classes.enabled),
+            (Self::StorageClass, config.shows_storage_classes()),
         ]
         .into_iter()
         .filter_map(|(kind, on)| on.then_some(kind))

@@ -21,7 +21,7 @@ use crate::error::{CliError, Result, from_kube};
 use crate::grants;
 use crate::host::Host;
 use crate::manifests::{ServiceFacts, Tenant};
-use crate::objects::{apply, is_absent, is_forbidden};
+use crate::objects::{apply, is_absent, is_forbidden, remove_own};
 use crate::output::data;
 use crate::tenants::CREATED_NAMESPACE;
 
@@ -108,7 +108,7 @@ impl Create {
             persistent: false,
         };
         tenant.persistent = wants_claim(&host, &config).await;
-        if let Err(error) = install(&host, &tenant, &earlier).await {
+        if let Err(error) = install(&host, &tenant, &earlier, self.upgrade).await {
             if !self.upgrade {
                 undo(&host, &tenant, made_namespace).await;
             }
@@ -305,7 +305,7 @@ fn print_manifests(name: &str, namespace: &str, config: &Config) {
 }
 
 /// `earlier` are the places that it had rights in until now.
-async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Result {
+async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String], upgrade: bool) -> Result {
     grants::refuse_foreign(host, tenant).await?;
     let service = apply(&host.client, &tenant.service())
         .await
@@ -332,10 +332,42 @@ async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Result
             }
             result => result.map(drop),
         };
-        result.map_err(from_kube(&doing))?;
+        if let Err(error) = result {
+            let limits = is_forbidden(&error) && is_limit(&object);
+            let error = from_kube(&doing)(error);
+            return Err(if limits {
+                error.hint(LIMITS_HINT)
+            } else {
+                error
+            });
+        }
+    }
+    if upgrade {
+        remove_policies(host, tenant, &facts).await?;
     }
     // Last: from here on the StatefulSet remembers where they are.
     grants::renew(host, tenant, earlier).await
+}
+
+const LIMITS_HINT: &str = "a ResourceQuota or LimitRange bounds the namespace's own admin too, so it takes \
+     an administrator of the host to set one: ask for it, or leave policies out";
+
+fn is_limit(object: &Value) -> bool {
+    object["kind"] == "ResourceQuota" || object["kind"] == "LimitRange"
+}
+
+/// Removes policies of an earlier configuration.
+async fn remove_policies(host: &Host, tenant: &Tenant<'_>, facts: &ServiceFacts) -> Result {
+    let key = |object: &Value| (object["kind"].clone(), object["metadata"]["name"].clone());
+    let wanted: Vec<_> = tenant.policies(facts).iter().map(key).collect();
+    for object in tenant.possible_policies() {
+        if !wanted.contains(&key(&object)) {
+            remove_own(&host.client, &object)
+                .await
+                .map_err(from_kube("remove an earlier policy"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Applies the Role without the rights that Kubernetes' own admin role lacks.

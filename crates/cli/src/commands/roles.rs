@@ -51,6 +51,9 @@ pub struct ControlPlane {
     /// Address to answer DNS at; without it, there is no DNS
     #[arg(long, value_name = "ADDRESS:PORT")]
     dns_listen: Option<SocketAddr>,
+    /// Ask the DNS of this machine for names of the domain that are unknown
+    #[arg(long)]
+    dns_fallback: bool,
     /// Address of the kube-dns service, if this control plane gives addresses
     #[arg(long, value_name = "ADDRESS")]
     dns_service_ip: Option<IpAddr>,
@@ -130,6 +133,7 @@ impl ControlPlane {
             },
             cluster_domain: self.cluster_domain,
             dns_listen: self.dns_listen,
+            dns_fallback: self.dns_fallback,
             dns_service_ip: self.dns_service_ip,
             scheduler: self.scheduler,
             node_lifecycle: self.node_lifecycle,

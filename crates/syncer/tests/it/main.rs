@@ -7,4 +7,5 @@ mod clusters;
 mod kubelet;
 mod mapped;
 mod objects;
+mod ownership;
 mod pods;

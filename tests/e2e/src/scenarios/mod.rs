@@ -9,6 +9,7 @@ mod kubeconfig;
 mod kubectl_objects;
 mod kubectl_streams;
 mod tenant;
+mod tutorial;
 mod walkthrough;
 
 use crate::world::{Result, World};
@@ -28,4 +29,9 @@ pub const ALL: &[Scenario] = &[
     ("custom", custom::resources),
     ("input", input::wrong_input),
     ("kubeconfig", kubeconfig::entries_and_commands),
+    ("tutorial-ingress", tutorial::ingress),
+    ("tutorial-storage-class", tutorial::storage_class),
+    ("tutorial-nodes", tutorial::specific_nodes),
+    ("tutorial-services", tutorial::map_services),
+    ("pause", tutorial::pause_and_resume),
 ];
