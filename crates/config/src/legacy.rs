@@ -55,6 +55,7 @@ pub(crate) fn translate(source: &str, values: &mut Value) -> Vec<Hint> {
             "policies.networkPolicy.enabled",
         ],
     );
+    moves.without_pod_security();
     moves.switch(
         "fallbackHostDns",
         &["networking.advanced.fallbackHostCluster"],
@@ -101,6 +102,23 @@ impl Moves<'_> {
             let new = "sync.fromHost.nodes.selector.labels";
             put(self.values, new, Value::Object(labels));
             self.hint(old, new);
+        }
+    }
+
+    /// Isolation of 0.15 also held pods to a security standard.
+    fn without_pod_security(&mut self) {
+        let isolated = "/policies/networkPolicy/enabled";
+        let moved = self
+            .hints
+            .iter()
+            .any(|hint| hint.message.starts_with("isolation.enabled"));
+        if moved && self.values.pointer(isolated) == Some(&Value::Bool(true)) {
+            self.hints.push(Hint {
+                source: self.source.to_owned(),
+                message:
+                    "isolation.enabled also set a pod security standard; this version does not"
+                        .into(),
+            });
         }
     }
 

@@ -40,7 +40,10 @@ pub const TOKEN: &str = "coracle.dev/token";
 /// Label on objects inside that mirror one of the host and have no life of
 /// their own: `host`.
 pub const IMPORTED: &str = "coracle.dev/imported";
-/// Annotation on objects inside that are shown by a mapping: their namespace and
+/// Annotation on real nodes inside: what was last shown of the host's labels and
+/// taints, as JSON, so that changes made inside are told from the host's.
+pub const SHOWN: &str = "coracle.dev/shown";
+/// Annotation on objects inside that are shown from the host: their namespace and
 /// name, so that a copy under another name is no such object.
 pub const SHOWN_AS: &str = "coracle.dev/shown-as";
 /// Annotation on virtual objects: what the syncer last wrote to the host, for

@@ -126,6 +126,9 @@ section!(
         network_policies: Switch = Switch::off(),
         /// PodDisruptionBudgets.
         pod_disruption_budgets: Switch = Switch::off(),
+        /// ServiceAccounts: each pod runs under the host's copy of its own,
+        /// in place of one for all.
+        service_accounts: Switch = Switch::off(),
     }
 );
 
@@ -194,6 +197,10 @@ section!(
         ingress_classes: Switch = Switch::off(),
         /// Storage classes; `auto` is with a virtual scheduler.
         storage_classes: Automatic = Automatic::default(),
+        /// Runtime classes.
+        runtime_classes: Switch = Switch::off(),
+        /// Priority classes; pods keep theirs on the host then.
+        priority_classes: Switch = Switch::off(),
         /// ConfigMaps, by name.
         config_maps: Imports = Imports::default(),
         /// Secrets, by name.
@@ -227,6 +234,8 @@ section!(
         enabled: bool = false,
         /// Labels and taints set inside are written to the host.
         sync_back_changes: bool = false,
+        /// The images that a node has are not shown. They never are.
+        clear_image_status: bool = true,
         /// Which nodes.
         selector: NodeSelector = NodeSelector::default(),
     }

@@ -87,6 +87,9 @@ pub fn host_rules(config: &Config) -> Vec<PolicyRule> {
     if to_host.pod_disruption_budgets.enabled {
         rules.push(rule("policy", &["poddisruptionbudgets"], WRITE));
     }
+    if to_host.service_accounts.enabled {
+        rules.push(rule("", &["serviceaccounts"], WRITE));
+    }
     rules
 }
 
@@ -146,6 +149,12 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     }
     if config.shows_storage_classes() {
         rules.push(rule("storage.k8s.io", &["storageclasses"], READ));
+    }
+    if from_host.runtime_classes.enabled {
+        rules.push(rule("node.k8s.io", &["runtimeclasses"], READ));
+    }
+    if from_host.priority_classes.enabled {
+        rules.push(rule("scheduling.k8s.io", &["priorityclasses"], READ));
     }
     rules
 }

@@ -49,6 +49,10 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
             );
         }
     }
+    if !config.sync.from_host.nodes.clear_image_status {
+        let message = "the images that nodes have are never shown: only true is possible";
+        problem("sync.fromHost.nodes.clearImageStatus", message.into());
+    }
     let public = &config.policies.network_policy.workload.public_egress;
     let path = "policies.networkPolicy.workload.publicEgress";
     let mut range = |path: String, text: &str| {

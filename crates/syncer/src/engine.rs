@@ -115,6 +115,7 @@ pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Re
     spawn_caches(&syncer, &mut tasks, &shutdown);
     sync::sources::spawn(&syncer, &mut tasks, &shutdown);
     tasks.spawn(sync::events::run(syncer.clone(), shutdown.clone()));
+    tasks.spawn(sync::imports::sweep(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::nodes::heartbeats(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::publish::run(
         syncer.clone(),
@@ -168,6 +169,7 @@ async fn start(
     let imported = Kind::imported(&config.config);
     let mut inside = to_host.clone();
     inside.extend([Kind::Node, Kind::Namespace]);
+    inside.extend(to_host.contains(&Kind::Claim).then_some(Kind::Volume));
     inside.extend(imported.iter().filter(|kind| **kind != Kind::Node));
     let on_host = [to_host, imported].concat();
     let sources = sync::sources::Sources::new(&config.config, &config.host_namespace);
@@ -218,7 +220,12 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
             let (syncer, stop) = (syncer.clone(), stop.clone());
             tasks.spawn(async move {
                 let side = if inside { &syncer.inside } else { &syncer.host };
-                let narrow = if inside || kind.is_cluster_scoped() {
+                let narrow = if kind == Kind::Volume {
+                    Narrow {
+                        labels: format!("{}=host", marks::IMPORTED),
+                        ..Narrow::default()
+                    }
+                } else if inside || kind.is_cluster_scoped() {
                     Narrow::default()
                 } else {
                     syncer.ours_only()
@@ -243,9 +250,13 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
 
 const ALL: &[Kind] = &[
     Kind::Namespace,
+    Kind::Volume,
     Kind::Node,
     Kind::IngressClass,
     Kind::StorageClass,
+    Kind::RuntimeClass,
+    Kind::PriorityClass,
+    Kind::ServiceAccount,
     Kind::Service,
     Kind::Pod,
     Kind::ConfigMap,
@@ -329,13 +340,14 @@ impl Syncer {
             Kind::ConfigMap => sync::data::reconcile(self, DataKind::ConfigMap, &key.name).await,
             Kind::Secret => sync::data::reconcile(self, DataKind::Secret, &key.name).await,
             Kind::Claim => sync::claims::reconcile(self, &key.name).await,
-            Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget => {
+            Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget | Kind::ServiceAccount => {
                 sync::plain::reconcile(self, key.kind, &key.name).await
             }
-            Kind::IngressClass | Kind::StorageClass => {
+            Kind::IngressClass | Kind::StorageClass | Kind::RuntimeClass | Kind::PriorityClass => {
                 sync::imports::reconcile(self, key.kind, &key.name).await
             }
             Kind::Node => sync::nodes::reconcile(self, &key.name.name).await,
+            Kind::Volume => sync::claims::reconcile_volume(self, &key.name.name).await,
             Kind::Tokens => sync::tokens::reconcile(self, &key.name).await,
             Kind::Alias => sync::aliases::reconcile(self, &key.name.name).await,
             Kind::Replica => sync::replicas::reconcile(self, &key.name).await,
@@ -391,6 +403,13 @@ impl Syncer {
                     self.push_all(Kind::Pod, &name.name);
                 }
                 return;
+            }
+            Kind::Claim if change.new.is_none() => {
+                let volume = object::text(object, "/spec/volumeName");
+                self.queue.push(Kind::Volume, VirtualName::new("", volume));
+            }
+            Kind::Volume if change.new.is_none() => {
+                self.queue.push(Kind::Claim, sync::claims::claim_of(object));
             }
             Kind::Pod | Kind::Ingress => self.update_references(kind, &name, change.new.as_deref()),
             Kind::Service => {

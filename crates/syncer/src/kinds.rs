@@ -18,10 +18,15 @@ pub(crate) enum Kind {
     Ingress,
     NetworkPolicy,
     DisruptionBudget,
+    ServiceAccount,
     /// Virtual side; also on the host where real nodes are shown.
     Node,
     IngressClass,
     StorageClass,
+    RuntimeClass,
+    PriorityClass,
+    /// Virtual side only: those that mirror one of the host.
+    Volume,
     /// Virtual side only.
     Namespace,
     /// The token secrets of a pod. This and what follows are no kinds of their
@@ -54,9 +59,13 @@ impl Kind {
             Self::Ingress => ("networking.k8s.io/v1", "ingresses", "Ingress"),
             Self::NetworkPolicy => ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
             Self::DisruptionBudget => ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+            Self::ServiceAccount => ("v1", "serviceaccounts", "ServiceAccount"),
+            Self::RuntimeClass => ("node.k8s.io/v1", "runtimeclasses", "RuntimeClass"),
+            Self::PriorityClass => ("scheduling.k8s.io/v1", "priorityclasses", "PriorityClass"),
             Self::Node => ("v1", "nodes", "Node"),
             Self::IngressClass => ("networking.k8s.io/v1", "ingressclasses", "IngressClass"),
             Self::StorageClass => ("storage.k8s.io/v1", "storageclasses", "StorageClass"),
+            Self::Volume => ("v1", "persistentvolumes", "PersistentVolume"),
             Self::Namespace => ("v1", "namespaces", "Namespace"),
         };
         Resource {
@@ -87,6 +96,7 @@ impl Kind {
                 Self::DisruptionBudget,
                 to_host.pod_disruption_budgets.enabled,
             ),
+            (Self::ServiceAccount, to_host.service_accounts.enabled),
         ]
         .into_iter()
         .filter_map(|(kind, on)| on.then_some(kind))
@@ -100,6 +110,8 @@ impl Kind {
             (Self::Node, from_host.nodes.enabled),
             (Self::IngressClass, from_host.ingress_classes.enabled),
             (Self::StorageClass, config.shows_storage_classes()),
+            (Self::RuntimeClass, from_host.runtime_classes.enabled),
+            (Self::PriorityClass, from_host.priority_classes.enabled),
         ]
         .into_iter()
         .filter_map(|(kind, on)| on.then_some(kind))
@@ -110,7 +122,13 @@ impl Kind {
     pub(crate) fn is_cluster_scoped(self) -> bool {
         matches!(
             self,
-            Self::Node | Self::IngressClass | Self::StorageClass | Self::Namespace
+            Self::Node
+                | Self::IngressClass
+                | Self::StorageClass
+                | Self::RuntimeClass
+                | Self::PriorityClass
+                | Self::Volume
+                | Self::Namespace
         )
     }
 
@@ -142,11 +160,6 @@ pub(crate) mod other {
         api_version: "coordination.k8s.io/v1",
         plural: "leases",
         kind: "Lease",
-    };
-    pub(crate) const VOLUMES: Resource = Resource {
-        api_version: "v1",
-        plural: "persistentvolumes",
-        kind: "PersistentVolume",
     };
     pub(crate) const SERVICE_ACCOUNTS: Resource = Resource {
         api_version: "v1",

@@ -6,7 +6,8 @@ use coracle_machinery::object;
 use serde_json::{Value, json};
 
 use crate::json::copy_key;
-use crate::names::Translator;
+use crate::mapped::shown_as;
+use crate::names::{Translator, VirtualName};
 
 impl Translator {
     /// The object as it appears inside.
@@ -34,6 +35,9 @@ impl Translator {
         }
         object::child_map(&mut inside["metadata"], "labels")
             .insert(marks::IMPORTED.into(), "host".into());
+        let shown_as = shown_as(&VirtualName::new("", object::name(host)));
+        object::child_map(&mut inside["metadata"], "annotations")
+            .insert(marks::SHOWN_AS.into(), shown_as.into());
         inside
     }
 

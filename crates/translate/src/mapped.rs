@@ -157,7 +157,7 @@ impl Translator {
         Some(VirtualName::new(namespace, name))
     }
 
-    /// True if an object inside was put there by a mapping, under the name that
+    /// True if an object inside was put there from the host, under the name that
     /// it has, and may be changed or removed.
     pub fn is_shown(&self, inside: &Value) -> bool {
         let name = shown_as(&VirtualName::of(inside));
@@ -224,7 +224,7 @@ impl Translator {
     }
 }
 
-fn shown_as(name: &VirtualName) -> String {
+pub(crate) fn shown_as(name: &VirtualName) -> String {
     format!("{}/{}", name.namespace, name.name)
 }
 

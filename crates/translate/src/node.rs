@@ -1,8 +1,12 @@
 //! Nodes inside: made up from what a pod tells of its node, or imported.
 
+use std::collections::BTreeMap;
+
 use coracle_config::marks;
 use coracle_machinery::object;
 use serde_json::{Map, Value, json};
+
+use crate::metadata::{applied, merge_metadata};
 
 use crate::names::Translator;
 
@@ -112,7 +116,13 @@ pub fn real_node(host: &Value, address: &str, kubelet_port: u16) -> Value {
     let mut labels: Map<String, Value> = object::string_map(host, "/metadata/labels")
         .map(|(key, value)| (key.to_owned(), value.into()))
         .collect();
+    labels.retain(|key, _| !marks::is_mark(key));
     labels.insert(marks::IMPORTED.into(), "host".into());
+    let mut annotations: Map<String, Value> = object::string_map(host, "/metadata/annotations")
+        .filter(|(key, _)| !marks::is_mark(key))
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect();
+    annotations.insert(marks::SHOWN.into(), Settings::of(host).record().into());
     let mut spec = json!({});
     for field in ["taints", "unschedulable"] {
         crate::json::copy_key(&host["spec"], &mut spec, field);
@@ -129,16 +139,155 @@ pub fn real_node(host: &Value, address: &str, kubelet_port: u16) -> Value {
     );
     let endpoints = json!({"kubeletEndpoint": {"Port": kubelet_port}});
     crate::json::set(&mut status, "daemonEndpoints", endpoints);
-    json!({
+    let node = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
             "name": object::name(host),
             "labels": labels,
-            "annotations": host.pointer("/metadata/annotations").cloned().unwrap_or_else(|| json!({})),
+            "annotations": annotations,
         },
         "spec": spec,
         "status": status,
-    })
+    });
+    applied(node, |node| node["metadata"].clone())
+}
+
+/// What a real node inside and its host should become.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeChanges {
+    /// The node inside, if it changes.
+    pub inside: Option<Value>,
+    /// A merge patch for the host's, if changes made inside are written there.
+    pub host: Option<Value>,
+}
+
+/// Brings a real node inside, `wanted` as [`real_node`] makes it, together with
+/// changes that were made inside since it was last shown: these stay, and with
+/// `back` they are written to the host.
+pub fn node_changes(host: &Value, inside: &Value, wanted: &Value, back: bool) -> NodeChanges {
+    let theirs = Settings::of(host);
+    let mine = Settings::of(inside);
+    let shown = object::annotation(inside, marks::SHOWN)
+        .and_then(Settings::from_record)
+        .unwrap_or_else(|| mine.clone());
+    let kept = theirs.with_changes(&shown, &mine, |_| true);
+    if back {
+        let written = theirs.with_changes(&shown, &mine, Settings::may_be_written);
+        if written != theirs {
+            // What the host makes of it comes back and is shown then.
+            return NodeChanges {
+                inside: None,
+                host: Some(written.patch_from(&theirs, host)),
+            };
+        }
+    }
+    let mut updated = inside.clone();
+    merge_metadata(&mut updated, wanted);
+    let labels = object::child_map(&mut updated["metadata"], "labels");
+    labels.retain(|key, _| marks::is_mark(key));
+    labels.extend(kept.labels.clone());
+    let taints: Vec<Value> = kept.taints.values().cloned().collect();
+    if crate::json::list(&updated["spec"], "taints") != taints {
+        crate::json::set(&mut updated["spec"], "taints", taints);
+    }
+    crate::json::copy_key(&wanted["spec"], &mut updated["spec"], "unschedulable");
+    NodeChanges {
+        inside: (updated != *inside).then_some(updated),
+        host: None,
+    }
+}
+
+/// Labels and taints of a node, without marks.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Settings {
+    labels: BTreeMap<String, Value>,
+    taints: BTreeMap<String, Value>,
+}
+
+/// Taints that controllers set by the state of a node. Each side has its own.
+const STATE_TAINTS: &[&str] = &["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"];
+
+impl Settings {
+    fn of(node: &Value) -> Self {
+        let labels = object::string_map(node, "/metadata/labels")
+            .filter(|(key, _)| !marks::is_mark(key))
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .collect();
+        let mut settings = Self {
+            labels,
+            ..Self::default()
+        };
+        for taint in object::items(node, "/spec/taints") {
+            let text = |key: &str| crate::json::text(taint, key);
+            let key = format!("{}:{}", text("key"), text("effect"));
+            settings.taints.insert(key, taint.clone());
+        }
+        settings
+    }
+
+    fn record(&self) -> String {
+        json!({"labels": self.labels, "taints": self.taints}).to_string()
+    }
+
+    fn from_record(text: &str) -> Option<Self> {
+        let mut record: Value = serde_json::from_str(text).ok()?;
+        let mut part = |key: &str| match record.get_mut(key).map(Value::take) {
+            Some(Value::Object(map)) => map.into_iter().collect(),
+            _ => BTreeMap::new(),
+        };
+        Some(Self {
+            labels: part("labels"),
+            taints: part("taints"),
+        })
+    }
+
+    /// These, and what changed from `shown` to `mine` where `counts`.
+    fn with_changes(&self, shown: &Self, mine: &Self, counts: fn(&str) -> bool) -> Self {
+        let part = |theirs: &BTreeMap<String, Value>,
+                    shown: &BTreeMap<String, Value>,
+                    mine: &BTreeMap<String, Value>| {
+            let mut merged = theirs.clone();
+            for key in shown.keys().chain(mine.keys()).filter(|key| counts(key)) {
+                match mine.get(key) {
+                    same if same == shown.get(key) => {}
+                    Some(value) => {
+                        merged.insert(key.clone(), value.clone());
+                    }
+                    None => {
+                        merged.remove(key);
+                    }
+                }
+            }
+            merged
+        };
+        Self {
+            labels: part(&self.labels, &shown.labels, &mine.labels),
+            taints: part(&self.taints, &shown.taints, &mine.taints),
+        }
+    }
+
+    fn may_be_written(key: &str) -> bool {
+        !STATE_TAINTS.iter().any(|prefix| key.starts_with(prefix))
+    }
+
+    /// The merge patch that makes `before`, which `host` has, into these.
+    fn patch_from(&self, before: &Self, host: &Value) -> Value {
+        let mut labels = Map::new();
+        for key in before.labels.keys().chain(self.labels.keys()) {
+            if self.labels.get(key) != before.labels.get(key) {
+                let value = self.labels.get(key).cloned().unwrap_or(Value::Null);
+                labels.insert(key.clone(), value);
+            }
+        }
+        let mut patch = json!({
+            "metadata": {"resourceVersion": object::resource_version(host), "labels": labels},
+        });
+        if self.taints != before.taints {
+            let taints: Vec<&Value> = self.taints.values().collect();
+            patch["spec"] = json!({"taints": taints});
+        }
+        patch
+    }
 }
 
 fn addresses(address: &str, name: &str) -> Value {
@@ -170,5 +319,92 @@ mod tests {
         assert!(!is_marked_lost(&pod(reasoned, "True")));
         assert!(!is_marked_lost(&pod(ready, "True")));
         assert!(!is_marked_lost(&json!({})));
+    }
+
+    fn node(labels: Value, taints: Value) -> Value {
+        json!({
+            "metadata": {"name": "n", "resourceVersion": "7", "labels": labels},
+            "spec": {"taints": taints},
+        })
+    }
+
+    fn taint(key: &str) -> Value {
+        json!({"key": key, "effect": "NoSchedule"})
+    }
+
+    /// The inside node brought up to date with the host's.
+    fn shown(host: &Value, inside: &Value) -> Value {
+        let wanted = real_node(host, "10.0.0.1", 10250);
+        let changes = node_changes(host, inside, &wanted, false);
+        assert_eq!(changes.host, None);
+        let updated = changes.inside.unwrap_or_else(|| inside.clone());
+        assert_eq!(
+            node_changes(host, &updated, &wanted, false),
+            NodeChanges::default()
+        );
+        updated
+    }
+
+    #[test]
+    fn changes_made_inside_stay_beside_those_of_the_host() {
+        let host = node(json!({"zone": "a", "env": "dev"}), json!([taint("x")]));
+        let mut inside = real_node(&host, "10.0.0.1", 10250);
+        assert_eq!(shown(&host, &inside), inside);
+        inside["metadata"]["labels"]["own"] = "1".into();
+        inside["metadata"]["labels"]["env"] = "test".into();
+        inside["spec"]["taints"] = json!([taint("y")]);
+        let host = node(
+            json!({"zone": "b", "env": "dev"}),
+            json!([taint("x"), taint("z")]),
+        );
+        let inside = shown(&host, &inside);
+        let label = |key: &str| object::label(&inside, key);
+        assert_eq!(label("zone"), Some("b"));
+        assert_eq!(label("own"), Some("1"));
+        assert_eq!(label("env"), Some("test"));
+        assert_eq!(label(marks::IMPORTED), Some("host"));
+        assert_eq!(inside["spec"]["taints"], json!([taint("y"), taint("z")]));
+        // What goes on the host goes inside.
+        let inside = shown(&node(json!({"env": "dev"}), json!([])), &inside);
+        assert_eq!(object::label(&inside, "zone"), None);
+        assert_eq!(inside["spec"]["taints"], json!([taint("y")]));
+    }
+
+    #[test]
+    fn changes_made_inside_are_written_back_but_for_the_state_of_nodes() {
+        let host = node(json!({"zone": "a", "env": "dev"}), json!([taint("x")]));
+        let mut inside = real_node(&host, "10.0.0.1", 10250);
+        let labels = inside["metadata"]["labels"].as_object_mut().unwrap();
+        labels.remove("zone");
+        labels.insert("env".into(), "test".into());
+        labels.insert("coracle.dev/forged".into(), "1".into());
+        let lost = taint("node.kubernetes.io/unreachable");
+        inside["spec"]["taints"] = json!([lost, taint("x"), taint("y")]);
+        let wanted = real_node(&host, "10.0.0.1", 10250);
+        let changes = node_changes(&host, &inside, &wanted, true);
+        assert_eq!(changes.inside, None);
+        assert_eq!(
+            changes.host.unwrap(),
+            json!({
+                "metadata": {"resourceVersion": "7", "labels": {"zone": null, "env": "test"}},
+                "spec": {"taints": [taint("x"), taint("y")]},
+            })
+        );
+        // Once the host has it, nothing is left to do there.
+        let host = node(json!({"env": "test"}), json!([taint("x"), taint("y")]));
+        let wanted = real_node(&host, "10.0.0.1", 10250);
+        let changes = node_changes(&host, &inside, &wanted, true);
+        assert_eq!(changes.host, None);
+        let inside = changes.inside.unwrap();
+        assert_eq!(
+            node_changes(&host, &inside, &wanted, true),
+            NodeChanges::default()
+        );
+        // A later change of the host is one.
+        let host = node(json!({}), json!([]));
+        let wanted = real_node(&host, "10.0.0.1", 10250);
+        let changes = node_changes(&host, &inside, &wanted, true);
+        assert_eq!(changes.host, None);
+        assert_eq!(object::label(&changes.inside.unwrap(), "env"), None);
     }
 }

@@ -89,6 +89,9 @@ impl Translator {
         self.network(&mut spec, pod, context);
         self.placement(&mut spec, object::namespace(pod));
         self.node(&mut spec, object::text(pod, "/spec/nodeName"));
+        if let Some(class) = self.priority_class(pod) {
+            set(&mut spec, "priorityClassName", class);
+        }
         let classes = &self.config.sync.to_host.pods;
         if !classes.runtime_class_name.is_empty() {
             set(
@@ -124,12 +127,21 @@ impl Translator {
         }
         let class = object::text(pod, "/spec/priorityClassName");
         let enforced = &self.config.sync.to_host.pods.priority_class_name;
-        if !class.is_empty() && !class.starts_with("system-") && enforced.is_empty() {
+        let lost = !class.is_empty() && !class.starts_with("system-");
+        if lost && enforced.is_empty() && self.priority_class(pod).is_none() {
             warnings.push(format!(
                 "priorityClassName {class:?} is not synced: the host schedules the pod without it"
             ));
         }
         warnings
+    }
+
+    /// The pod's own priority class, where those of the host are shown inside.
+    /// What is critical to a virtual cluster is not to its host.
+    fn priority_class<'a>(&self, pod: &'a Value) -> Option<&'a str> {
+        let class = object::text(pod, "/spec/priorityClassName");
+        let shown = self.config.sync.from_host.priority_classes.enabled;
+        (shown && !class.is_empty() && !class.starts_with("system-")).then_some(class)
     }
 
     /// The tokens that a virtual pod mounts.
@@ -172,11 +184,16 @@ impl Translator {
     }
 
     fn accounts(&self, spec: &mut Value, namespace: &str) {
-        set(
-            spec,
-            "serviceAccountName",
-            self.config.workload_service_account(&self.vc),
-        );
+        let account = if self.config.sync.to_host.service_accounts.enabled {
+            let name = match text(spec, "serviceAccountName") {
+                "" => "default",
+                name => name,
+            };
+            self.rename("ServiceAccount", namespace, name)
+        } else {
+            self.config.workload_service_account(&self.vc)
+        };
+        set(spec, "serviceAccountName", account);
         set(spec, "automountServiceAccountToken", false);
         set(spec, "enableServiceLinks", false);
         for secret in list_mut(spec, "imagePullSecrets") {

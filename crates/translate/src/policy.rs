@@ -1,5 +1,5 @@
 //! NetworkPolicies and PodDisruptionBudgets: selectors bounded to the virtual
-//! cluster, so that a policy reaches no pod of anyone else.
+//! cluster, so that a policy reaches no pod of anyone else. ServiceAccounts.
 
 use coracle_machinery::object;
 use serde_json::{Value, json};
@@ -44,6 +44,14 @@ impl Translator {
         let host = self.selector_among(&pods, &[namespace], chosen.as_ref());
         drop_keys(peer, &["namespaceSelector"]);
         set(peer, "podSelector", host);
+    }
+
+    /// The host ServiceAccount: a name that the host may know a workload by. It
+    /// carries nothing of its own, least of all a token of the host.
+    pub fn service_account_to_host(&self, account: &Value) -> Value {
+        let mut host = self.shell("v1", "ServiceAccount", account);
+        host["automountServiceAccountToken"] = false.into();
+        applied(host, Value::clone)
     }
 
     /// The host PodDisruptionBudget.

@@ -37,6 +37,7 @@ fn host(case: &Value) -> Value {
         "Ingress" => t.ingress_to_host(inside),
         "NetworkPolicy" => t.network_policy_to_host(inside),
         "PodDisruptionBudget" => t.disruption_budget_to_host(inside),
+        "ServiceAccount" => t.service_account_to_host(inside),
         other => panic!("no translation of {other:?}"),
     };
     // Whatever was translated is recognised again.

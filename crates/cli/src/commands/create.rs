@@ -16,7 +16,7 @@ use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 
-use super::{Environment, connect};
+use super::{Environment, connect, removal};
 use crate::error::{CliError, Result, from_kube};
 use crate::grants;
 use crate::host::Host;
@@ -344,6 +344,8 @@ async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String], upgrade: 
     }
     if upgrade {
         remove_policies(host, tenant, &facts).await?;
+        let chosen = &tenant.config.sync.to_host;
+        removal::remove_optional(host, tenant.namespace, tenant.name, chosen).await?;
     }
     // Last: from here on the StatefulSet remembers where they are.
     grants::renew(host, tenant, earlier).await

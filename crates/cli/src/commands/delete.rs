@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use coracle_config::model::ToHost;
 use coracle_config::{marks, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
@@ -12,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 
-use super::removal::{remove_all, remove_named, wait_gone};
+use super::removal::{remove_all, remove_named, remove_optional, wait_gone};
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
 use crate::grants;
@@ -136,6 +137,7 @@ async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -
     let synced = format!("{}={name}", marks::MANAGED_BY);
     let own = format!("app={},release={name}", marks::APP);
     remove_all::<Pod>(host, namespace, &synced).await?;
+    remove_optional(host, namespace, name, &ToHost::default()).await?;
     remove_all::<Service>(host, namespace, &synced).await?;
     remove_all::<ConfigMap>(host, namespace, &synced).await?;
     remove_all::<Secret>(host, namespace, &synced).await?;

@@ -1,6 +1,11 @@
 //! Removing host objects by their labels.
 
+use coracle_config::marks;
+use coracle_config::model::ToHost;
 use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -10,6 +15,28 @@ use serde::de::DeserializeOwned;
 use crate::error::{CliError, Result, from_kube};
 use crate::host::Host;
 use crate::objects::{is_absent, is_forbidden};
+
+/// Removes what came to the host of kinds that flow only by choice, unless the
+/// choice is made.
+///
+/// # Errors
+/// As the host answers.
+pub async fn remove_optional(host: &Host, namespace: &str, name: &str, chosen: &ToHost) -> Result {
+    let synced = format!("{}={name}", marks::MANAGED_BY);
+    if !chosen.ingresses.enabled {
+        remove_all::<Ingress>(host, namespace, &synced).await?;
+    }
+    if !chosen.network_policies.enabled {
+        remove_all::<NetworkPolicy>(host, namespace, &synced).await?;
+    }
+    if !chosen.pod_disruption_budgets.enabled {
+        remove_all::<PodDisruptionBudget>(host, namespace, &synced).await?;
+    }
+    if !chosen.service_accounts.enabled {
+        remove_all::<ServiceAccount>(host, namespace, &synced).await?;
+    }
+    Ok(())
+}
 
 /// A namespaced kind.
 pub trait Kind:

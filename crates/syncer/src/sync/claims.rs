@@ -4,10 +4,10 @@ use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
 
-use super::{create_on_host, delete_on_host, set_status};
-use crate::api::{ApiError, Delete};
+use super::{create_on_host, delete_inside, delete_on_host, set_status};
+use crate::api::ApiError;
 use crate::engine::Syncer;
-use crate::kinds::{Kind, other};
+use crate::kinds::Kind;
 use crate::queue::Outcome;
 
 pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Outcome, ApiError> {
@@ -20,7 +20,6 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
             if !object::is_terminating(&host) {
                 delete_on_host(syncer, kind, &host, None).await?;
             }
-            remove_volume(syncer, &host).await?;
         }
         (Some(inside), None) => {
             if !object::is_terminating(&inside) {
@@ -68,17 +67,23 @@ async fn both(syncer: &Syncer, inside: &Value, host: &Value) -> Result<(), ApiEr
 async fn show_volume(syncer: &Syncer, volume: &Value) -> Result<(), ApiError> {
     let cluster = &syncer.inside.cluster;
     if cluster
-        .get(other::VOLUMES, "", object::name(volume))
+        .get(Kind::Volume.resource(), "", object::name(volume))
         .await?
         .is_some()
     {
         return Ok(());
     }
-    match cluster.create(other::VOLUMES, volume).await {
+    match cluster.create(Kind::Volume.resource(), volume).await {
         Ok(_) => {
             let status = serde_json::json!({"status": volume["status"]});
             cluster
-                .patch(other::VOLUMES, "", object::name(volume), "status", &status)
+                .patch(
+                    Kind::Volume.resource(),
+                    "",
+                    object::name(volume),
+                    "status",
+                    &status,
+                )
                 .await?;
             Ok(())
         }
@@ -87,26 +92,35 @@ async fn show_volume(syncer: &Syncer, volume: &Value) -> Result<(), ApiError> {
     }
 }
 
-async fn remove_volume(syncer: &Syncer, host: &Value) -> Result<(), ApiError> {
-    let name = object::text(host, "/spec/volumeName");
-    if name.is_empty() {
-        return Ok(());
+/// Removes the volume inside if its claim is no longer there.
+pub(crate) async fn reconcile_volume(syncer: &Syncer, name: &str) -> Result<Outcome, ApiError> {
+    let kind = Kind::Volume;
+    let Some(volume) = syncer.inside.get(kind, &VirtualName::new("", name)) else {
+        return Ok(Outcome::Done);
+    };
+    let claim = claim_of(&volume);
+    let uid = object::text(&volume, "/spec/claimRef/uid");
+    let claimed = syncer
+        .inside
+        .get(Kind::Claim, &claim)
+        .is_some_and(|claim| object::uid(&claim) == uid);
+    if claimed || !syncer.translator.is_imported(&volume) {
+        return Ok(Outcome::Done);
     }
+    delete_inside(syncer, kind, &volume, None).await?;
+    // The protection of a volume in use has no meaning for a mirror.
+    let patch = serde_json::json!({"metadata": {"finalizers": null}});
     let cluster = &syncer.inside.cluster;
-    if let Some(volume) = cluster.get(other::VOLUMES, "", name).await?
-        && syncer.translator.is_imported(&volume)
-    {
-        let how = Delete {
-            uid: object::uid(&volume).to_owned(),
-            ..Delete::default()
-        };
-        cluster.delete(other::VOLUMES, "", name, &how).await?;
-        // The protection of a volume in use has no meaning for a mirror.
-        let patch = serde_json::json!({"metadata": {"finalizers": null}});
-        match cluster.patch(other::VOLUMES, "", name, "", &patch).await {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
+    match cluster.patch(kind.resource(), "", name, "", &patch).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(Outcome::Done),
     }
-    Ok(())
+}
+
+/// The claim that a volume is bound to.
+pub(crate) fn claim_of(volume: &Value) -> VirtualName {
+    VirtualName::new(
+        object::text(volume, "/spec/claimRef/namespace"),
+        object::text(volume, "/spec/claimRef/name"),
+    )
 }

@@ -1,9 +1,15 @@
-//! Ingress classes and storage classes of the host, shown inside.
+//! Classes of the host, shown inside.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_config::marks;
 use coracle_translate::VirtualName;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use super::delete_inside;
-use crate::api::ApiError;
+use crate::api::{ApiError, Narrow};
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 use crate::queue::Outcome;
@@ -21,7 +27,7 @@ pub(crate) async fn reconcile(
     match (inside, host) {
         (None, None) => {}
         (Some(inside), None) => {
-            if t.is_imported(&inside) {
+            if t.is_shown(&inside) {
                 delete_inside(syncer, kind, &inside, None).await?;
             }
         }
@@ -33,7 +39,7 @@ pub(crate) async fn reconcile(
             }
         }
         // One of the tenant's own with that name stays as it is.
-        (Some(inside), Some(_)) if !t.is_imported(&inside) => {}
+        (Some(inside), Some(_)) if !t.is_shown(&inside) => {}
         (Some(inside), Some(host)) => {
             let wanted = t.imported(resource.api_version, resource.kind, &host);
             if let Some(updated) = t.imported_update(&inside, &wanted) {
@@ -49,4 +55,43 @@ pub(crate) async fn reconcile(
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Classes of the host by kind, all that can be shown.
+const CLASSES: &[Kind] = &[
+    Kind::IngressClass,
+    Kind::StorageClass,
+    Kind::RuntimeClass,
+    Kind::PriorityClass,
+];
+
+/// Pause before it is tried again to remove what is no longer shown.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Removes what an earlier configuration showed inside and this one does not.
+pub(crate) async fn sweep(syncer: Arc<Syncer>, stop: CancellationToken) {
+    for kind in CLASSES {
+        if syncer.inside.cache(*kind).is_some() {
+            continue;
+        }
+        while let Err(error) = remove_all(&syncer, *kind).await {
+            debug!(?kind, %error, "cannot remove what is no longer shown");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+}
+
+async fn remove_all(syncer: &Syncer, kind: Kind) -> Result<(), ApiError> {
+    let narrow = Narrow {
+        labels: format!("{}=host", marks::IMPORTED),
+        ..Narrow::default()
+    };
+    let (found, _) = syncer.inside.cluster.list(kind.resource(), &narrow).await?;
+    for object in found.iter().filter(|o| syncer.translator.is_shown(o)) {
+        delete_inside(syncer, kind, object, None).await?;
+    }
+    Ok(())
 }

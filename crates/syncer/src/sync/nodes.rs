@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
-use coracle_translate::node::{FakeNode, fake_node, is_marked_lost, real_node};
+use coracle_translate::node::{FakeNode, fake_node, is_marked_lost, node_changes, real_node};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -70,18 +70,36 @@ pub(crate) async fn ensure(syncer: &Syncer, name: &str) -> Result<(), ApiError> 
     }
 }
 
+/// True if a pod is on the node. Those of a DaemonSet do not count: they are
+/// there because the node is.
 fn in_use(syncer: &Syncer, name: &str) -> bool {
     let on_it = |pod: &Value| object::text(pod, "/spec/nodeName") == name;
-    let ours = |pod: &Value| on_it(pod) && syncer.translator.ours("Pod", pod).is_some();
+    let inside = |pod: &Value| on_it(pod) && !is_of_daemon_set(pod);
+    let ours = |pod: &Value| {
+        on_it(pod)
+            && syncer.translator.ours("Pod", pod).is_some_and(|name| {
+                let inside = syncer.inside.get(Kind::Pod, &name);
+                !inside.is_some_and(|pod| is_of_daemon_set(&pod))
+            })
+    };
     name == syncer.own_node
         || syncer
             .inside
             .cache(Kind::Pod)
-            .is_some_and(|pods| pods.any(on_it))
+            .is_some_and(|pods| pods.any(inside))
         || syncer
             .host
             .cache(Kind::Pod)
             .is_some_and(|pods| pods.any(ours))
+}
+
+fn is_of_daemon_set(pod: &Value) -> bool {
+    object::items(pod, "/metadata/ownerReferences")
+        .iter()
+        .any(|owner| {
+            owner.get("controller") == Some(&Value::Bool(true))
+                && object::text(owner, "/kind") == "DaemonSet"
+        })
 }
 
 /// True if the host marked a pod of ours on that node as lost.
@@ -191,29 +209,23 @@ async fn update(
     let Some(wanted) = wanted(syncer, name, host) else {
         return Ok(());
     };
-    if host.is_some() {
-        let mut updated = inside.clone();
-        for (field, part) in [
-            ("labels", "metadata"),
-            ("annotations", "metadata"),
-            ("taints", "spec"),
-            ("unschedulable", "spec"),
-        ] {
-            match wanted[part].get(field) {
-                Some(value) => updated[part][field] = value.clone(),
-                None => {
-                    if let Some(map) = updated[part].as_object_mut() {
-                        map.remove(field);
-                    }
-                }
-            }
+    if let Some(host) = host {
+        let back = syncer
+            .translator
+            .config
+            .sync
+            .from_host
+            .nodes
+            .sync_back_changes;
+        let changes = node_changes(host, inside, &wanted, back);
+        let resource = Kind::Node.resource();
+        if let Some(patch) = changes.host {
+            let cluster = &syncer.host.cluster;
+            cluster.patch(resource, "", name, "", &patch).await?;
         }
-        if updated != *inside {
-            syncer
-                .inside
-                .cluster
-                .update(Kind::Node.resource(), "", &updated)
-                .await?;
+        if let Some(updated) = changes.inside {
+            // The status is looked at when this change comes back.
+            syncer.inside.cluster.update(resource, "", &updated).await?;
             return Ok(());
         }
     }

@@ -1,5 +1,5 @@
 //! Kinds whose whole spec is translated and whose status comes back: ingresses,
-//! network policies, disruption budgets.
+//! network policies, disruption budgets, service accounts.
 
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
@@ -30,13 +30,16 @@ pub(crate) async fn reconcile(
     let desired = match kind {
         Kind::Ingress => t.ingress_to_host(&inside),
         Kind::NetworkPolicy => t.network_policy_to_host(&inside),
+        Kind::ServiceAccount => t.service_account_to_host(&inside),
         _ => t.disruption_budget_to_host(&inside),
     };
     let Some(host) = host else {
         create_on_host(syncer, kind, name, &desired).await?;
         return Ok(Outcome::Done);
     };
-    if let Some(updated) = t.replace_update(&host, &desired, &["spec"]) {
+    if let Some(updated) =
+        t.replace_update(&host, &desired, &["spec", "automountServiceAccountToken"])
+    {
         syncer
             .host
             .cluster

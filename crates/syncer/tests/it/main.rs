@@ -6,6 +6,7 @@ mod chaos;
 mod clusters;
 mod kubelet;
 mod mapped;
+mod nodes;
 mod objects;
 mod ownership;
 mod pods;

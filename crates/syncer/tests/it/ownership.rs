@@ -123,9 +123,9 @@ async fn what_went_inside_while_the_syncer_was_down_goes_on_the_host() {
         world
             .host
             .until(&list, &what, |list| {
-                let left = object::items(list, "/items").iter().find(|o| {
-                    object::name(o) == HOST_NAME && !object::is_terminating(o)
-                });
+                let left = object::items(list, "/items")
+                    .iter()
+                    .find(|o| object::name(o) == HOST_NAME && !object::is_terminating(o));
                 left.is_none()
             })
             .await;
@@ -173,7 +173,12 @@ async fn what_is_not_ours_is_neither_taken_nor_changed() {
     world.inside.create(maps, last).await;
     world
         .host
-        .appears(&path("/api/v1", "demo", "configmaps", "last-x-default-x-vc"))
+        .appears(&path(
+            "/api/v1",
+            "demo",
+            "configmaps",
+            "last-x-default-x-vc",
+        ))
         .await;
     for ((root, resource, _), before) in objects().iter().zip(&foreign) {
         let path = path(root, "demo", resource, HOST_NAME);

@@ -116,7 +116,10 @@ spec:
     has(&inside.kubectl("get pv disk")?, "default/data")?;
     inside.kubectl("delete pod/writer pvc/data")?;
     inside.eventually("the mirror is gone", || {
-        ensure(inside.kubectl("get pv -o name")?.is_empty(), "a volume is left")
+        ensure(
+            inside.kubectl("get pv -o name")?.is_empty(),
+            "a volume is left",
+        )
     })?;
     cluster.delete()?;
     world.try_kubectl("delete pv disk --wait=false");
@@ -195,7 +198,9 @@ pub fn map_services(world: &World) -> Result {
     world.eventually("virtualsvc", || {
         has(&world.kubectl("get svc virtualsvc")?, "None")
     })?;
-    world.kubectl("run test --image busybox --image-pull-policy IfNotPresent --command sleep 3600")?;
+    world.kubectl(
+        "run test --image busybox --image-pull-policy IfNotPresent --command sleep 3600",
+    )?;
     world.kubectl("wait pod test --for condition=Ready --timeout 120s")?;
     has(
         &world.kubectl("exec test -- nslookup virtualsvc.default.svc.cluster.local")?,
@@ -214,7 +219,9 @@ pub fn map_services(world: &World) -> Result {
     let shop = "get service shop -n vcluster-map-services -o jsonpath={.spec.clusterIP}";
     let shop = world.eventually("the host's service", || world.kubectl(shop))?;
     world.eventually("it answers", || {
-        let fetched = world.script(&format!("wget -qO- -T 5 http://{shop} || curl -sm 5 http://{shop}"))?;
+        let fetched = world.script(&format!(
+            "wget -qO- -T 5 http://{shop} || curl -sm 5 http://{shop}"
+        ))?;
         has(&fetched, "Welcome to nginx")
     })?;
 
@@ -239,7 +246,8 @@ pub fn pause_and_resume(world: &World) -> Result {
     inside.eventually("the deployment is back", || {
         inside.kubectl("rollout status deployment web --timeout 60s")
     })?;
-    let running = world.kubectl("get pods -n e2e-pause --field-selector status.phase=Running -o name")?;
+    let running =
+        world.kubectl("get pods -n e2e-pause --field-selector status.phase=Running -o name")?;
     ensure(running.lines().count() == 3, &running)?;
     cluster.delete()
 }
