@@ -5,6 +5,7 @@
 //! and keep slim views of objects there, not whole ones.
 
 mod api;
+mod binder;
 mod claim;
 mod context;
 mod cronjob;
@@ -26,6 +27,7 @@ mod objects;
 mod placement;
 mod podgc;
 mod pods;
+mod protection;
 mod queue;
 mod replicaset;
 mod revisions;

@@ -16,8 +16,8 @@ use crate::objects::apps::ReplicaSet;
 use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
 use crate::{
-    cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, nodelifecycle,
-    podgc, replicaset, statefulset, tenancy,
+    binder, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace,
+    nodelifecycle, podgc, protection, replicaset, statefulset, tenancy,
 };
 
 /// Which controllers to run.
@@ -91,6 +91,15 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("node-lifecycle", nodelifecycle::start),
     ("taint-eviction-controller", nodelifecycle::start_eviction),
     ("pod-garbage-collector", podgc::start),
+    (
+        "persistentvolumeclaim-protection-controller",
+        protection::start_claims,
+    ),
+    (
+        "persistentvolume-protection-controller",
+        protection::start_volumes,
+    ),
+    ("persistentvolume-binder", binder::start),
     // Last: it follows the caches that the others registered.
     ("garbage-collector", gc::start),
 ];

@@ -73,11 +73,15 @@ pub fn first_service_ip(options: &ControlPlaneOptions) -> Option<Ipv4Addr> {
 
 /// The controllers of this control plane.
 pub fn controllers(options: &ControlPlaneOptions) -> Selection {
-    if options.node_lifecycle {
-        return Selection::All;
-    }
     // Somebody else watches over the nodes: the syncer, or nobody.
-    let names = coracle_controllers::names().filter(|name| *name != "node-lifecycle");
+    let nodes = !options.node_lifecycle;
+    // Claims of a cluster with a syncer are bound on the host.
+    let claims = options.credentials_dir.is_some();
+    let names = coracle_controllers::names().filter(|name| match *name {
+        "node-lifecycle" => !nodes,
+        "persistentvolume-binder" => !claims,
+        _ => true,
+    });
     Selection::Only(names.map(str::to_owned).collect::<BTreeSet<_>>())
 }
 

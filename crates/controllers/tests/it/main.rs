@@ -8,4 +8,5 @@ mod support;
 mod garbage;
 mod nodes;
 mod tenancy;
+mod volumes;
 mod workloads;
