@@ -50,9 +50,15 @@ async fn nodes_of_the_chosen_labels_are_shown_and_pods_are_bound_to_them() {
     assert!(world.inside.get(&format!("{NODES}/node-c")).await.is_none());
     // A node that no longer has the labels goes, one that gets them comes.
     let label = |env: &str| json!({"metadata": {"labels": {"env": env}}});
-    world.host.patch(&format!("{NODES}/node-b"), label("x")).await;
+    world
+        .host
+        .patch(&format!("{NODES}/node-b"), label("x"))
+        .await;
     world.inside.disappears(&format!("{NODES}/node-b")).await;
-    world.host.patch(&format!("{NODES}/node-c"), label("dev")).await;
+    world
+        .host
+        .patch(&format!("{NODES}/node-c"), label("dev"))
+        .await;
     world.inside.appears(&format!("{NODES}/node-c")).await;
 }
 
