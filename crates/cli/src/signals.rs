@@ -22,8 +22,8 @@ pub fn cancel_on_signal(shutdown: CancellationToken) -> Result {
             if shutdown.is_cancelled() {
                 std::process::exit(130);
             }
-            tracing::info!("asked to stop");
             shutdown.cancel();
+            tracing::info!("asked to stop");
         }
     });
     Ok(())

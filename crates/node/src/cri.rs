@@ -28,6 +28,9 @@ pub const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest that one image pull may take.
 const PULL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// What containerd answers, without a code of its own, until it has read what
+/// an earlier one left.
+const NOT_INITIALIZED: &str = "server is not initialized yet";
 /// Largest answer accepted: a list of some thousands of containers.
 const MAX_MESSAGE: usize = 64 << 20;
 
@@ -66,15 +69,27 @@ impl CriError {
         )
     }
 
-    /// Whether the runtime could not be reached: says nothing about the pod.
-    pub fn is_unavailable(&self) -> bool {
+    /// Whether the call took too long.
+    pub fn is_timeout(&self) -> bool {
         matches!(
             self,
             Self::Call {
-                code: tonic::Code::Unavailable | tonic::Code::Cancelled,
+                code: tonic::Code::DeadlineExceeded,
                 ..
             }
         )
+    }
+
+    /// Whether the runtime could not be reached, or is only just starting:
+    /// says nothing about the pod.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Call { code, message, .. } => {
+                matches!(code, tonic::Code::Unavailable | tonic::Code::Cancelled)
+                    || message.contains(NOT_INITIALIZED)
+            }
+            Self::Incomplete { .. } => false,
+        }
     }
 }
 
@@ -453,6 +468,19 @@ impl TaskEvent {
 mod tests {
     use super::*;
     use prost::Message as _;
+
+    #[test]
+    fn a_runtime_that_is_starting_is_not_available() {
+        let error = |code, message: &str| CriError::Call {
+            call: "exec_sync",
+            code,
+            message: message.into(),
+        };
+        let starting = error(tonic::Code::Unknown, "server is not initialized yet");
+        assert!(starting.is_unavailable() && !starting.is_timeout());
+        assert!(!error(tonic::Code::Unknown, "failed to exec in container").is_unavailable());
+        assert!(error(tonic::Code::DeadlineExceeded, "timeout 1s exceeded").is_timeout());
+    }
 
     #[test]
     fn ends_of_commands_are_told_from_ends_of_containers() {

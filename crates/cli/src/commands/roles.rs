@@ -297,6 +297,9 @@ pub fn start_logging() -> Result {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would tell on standard error that standard error is closed, as it
+        // is once the supervisor has died, and panic.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|e| CliError::failure("cannot start logging").because(e))
 }

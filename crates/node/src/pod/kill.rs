@@ -187,7 +187,7 @@ impl Worker {
         let ip = self.view.ips.first().map_or("", String::as_str);
         let hook = action.run(&self.shared.cri, &container.status.id, ip, grace);
         let outcome = tokio::time::timeout(grace, hook).await;
-        if let Ok(Outcome::Failure(message)) = outcome {
+        if let Ok(Outcome::Failure(message) | Outcome::Unknown(message)) = outcome {
             let text = format!("PreStopHook failed: {message}");
             self.container_event(&container.name, Kind::Warning, "FailedPreStopHook", text);
         }

@@ -393,7 +393,7 @@ impl Worker {
             outcome = action.run(&self.shared.cri, id, &ip, POST_START_TIMEOUT) => outcome,
             () = self.end_ordered() => return Err(SyncError::Interrupted),
         };
-        if let Outcome::Failure(message) = outcome {
+        if let Outcome::Failure(message) | Outcome::Unknown(message) = outcome {
             let text = format!("PostStartHook failed: {message}");
             self.container_event(&spec.name, Kind::Warning, "FailedPostStartHook", text);
             let grace = Duration::from_secs(

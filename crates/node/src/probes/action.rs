@@ -25,8 +25,9 @@ pub enum Outcome {
     Success,
     /// It did not; for people.
     Failure(String),
-    /// The question could not be put.
-    Unknown,
+    /// The question could not be put, which says nothing about the container;
+    /// for people.
+    Unknown(String),
 }
 
 /// Something to do with a container, with ports resolved.
@@ -211,8 +212,9 @@ async fn exec(cri: &Cri, id: &str, command: &[String], timeout: Duration) -> Out
             }
             Outcome::Failure(text)
         }
-        Err(error) if error.is_unavailable() => Outcome::Unknown,
-        Err(error) => Outcome::Failure(error.to_string()),
+        Err(error) if error.is_timeout() => Outcome::Failure(error.to_string()),
+        // Only a command that ran tells of the container.
+        Err(error) => Outcome::Unknown(error.to_string()),
     }
 }
 
@@ -432,9 +434,7 @@ mod tests {
         let refused = tcp.run(&cri, "", "127.0.0.1", timeout).await;
         assert!(matches!(refused, Outcome::Failure(_)));
         let exec = Action::Exec(vec!["true".into()]);
-        assert_eq!(
-            exec.run(&cri, "c", "127.0.0.1", timeout).await,
-            Outcome::Unknown
-        );
+        let absent = exec.run(&cri, "c", "127.0.0.1", timeout).await;
+        assert!(matches!(absent, Outcome::Unknown(_)), "{absent:?}");
     }
 }

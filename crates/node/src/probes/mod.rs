@@ -204,8 +204,16 @@ async fn cycle(target: &Target, state: &Mutex<State>, kind: ProbeKind, probe: &P
                     .events
                     .container(&target.pod, name, Kind::Warning, "Unhealthy", text);
             }
-            // The runtime was away: that says nothing about the container.
-            Outcome::Unknown => {}
+            Outcome::Unknown(message) => {
+                let text = format!(
+                    "{} probe errored and resulted in unknown state: {message}",
+                    kind.title()
+                );
+                let name = &target.container.name;
+                target
+                    .events
+                    .container(&target.pod, name, Kind::Warning, "Unhealthy", text);
+            }
         }
         let grace_seconds = probe.termination_grace_period_seconds;
         let failed = Failed {

@@ -122,7 +122,8 @@ impl Volumes {
                 .and_then(|milli| i64::try_from(milli / 1000).ok());
             let group = fs_group(pod);
             return blocking(move || {
-                let existed = path.exists();
+                // A tmpfs does not outlive the machine, its directory does.
+                let existed = path.exists() && (!memory || mounts::is_mount_point(&path)?);
                 std::fs::create_dir_all(&path)?;
                 if memory {
                     mounts::tmpfs(&path, limit, 0o777)?;

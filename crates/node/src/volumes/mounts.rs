@@ -105,7 +105,8 @@ fn open_beneath(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn is_mount_point(path: &Path) -> io::Result<bool> {
+/// Whether something is mounted on `path`.
+pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(mount_points()?.iter().any(|m| m == path))
 }
 
@@ -133,6 +134,15 @@ fn unescape(field: &str) -> String {
 /// Refuses to remove anything while a mount is left: what is mounted belongs
 /// to somebody else.
 pub fn remove_tree(directory: &Path) -> io::Result<()> {
+    unmount_below(directory)?;
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts all that is mounted on `directory` and below it.
+pub fn unmount_below(directory: &Path) -> io::Result<()> {
     /// A mount point may carry several mounts, one on the other.
     const MAX_ROUNDS: usize = 16;
     for _ in 0..MAX_ROUNDS {
@@ -141,10 +151,7 @@ pub fn remove_tree(directory: &Path) -> io::Result<()> {
             .filter(|m| m.starts_with(directory))
             .collect();
         if below.is_empty() {
-            return match fs::remove_dir_all(directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return Ok(());
         }
         below.sort_by_key(|m| std::cmp::Reverse(m.components().count()));
         for mount_point in below {

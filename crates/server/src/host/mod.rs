@@ -6,6 +6,7 @@ mod claim;
 mod containerd;
 mod mirror;
 mod network;
+mod orphans;
 mod process;
 mod requirements;
 mod supervisor;

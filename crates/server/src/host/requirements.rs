@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use super::{Layout, claim};
+use super::{Layout, claim, orphans};
 use crate::Error;
 
 /// Where Debian installs the CNI plugins.
@@ -27,7 +27,8 @@ const PLUGINS: &[&str] = &["bridge", "host-local", "loopback"];
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Checks that this is root on a machine with all programs, no other host and
-/// a free port.
+/// a free port. What an earlier host of this data directory left running ends
+/// first.
 ///
 /// # Errors
 /// Names everything that is missing at once.
@@ -59,6 +60,7 @@ pub fn check(layout: &Layout, port: u16) -> Result<(), Error> {
         return Err(Error::Missing(missing));
     }
     claim::check_machine()?;
+    orphans::end(layout);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
     Ok(())

@@ -19,7 +19,7 @@ use super::containerd::{self, PAUSE_IMAGE};
 use super::process::{Program, keep};
 use super::{
     CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions, KUBELET_PORT,
-    Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, mirror, network, requirements,
+    Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, mirror, network, orphans, requirements,
 };
 use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
 use crate::{Error, clients, pki_dir, renewal};
@@ -82,6 +82,7 @@ pub async fn clean_up(layout: &Layout) -> Result<(), Error> {
         return Err(Error::NotRoot);
     }
     let _claim = Claim::take(layout)?;
+    orphans::end(layout);
     let mut host = Running {
         layout: layout.clone(),
         parts: Vec::new(),
@@ -255,10 +256,10 @@ impl Running {
                 && let Err(error) =
                     coracle_node::teardown(&self.layout.cri_socket(), &self.layout.node()).await
             {
-                tracing::warn!(%error, "cannot remove all pods");
+                tracing::warn!(%error, "cannot stop all pods");
                 result = Err(Error::Program {
                     program: "containerd".into(),
-                    why: format!("cannot remove all pods: {error}"),
+                    why: format!("cannot stop all pods: {error}"),
                 });
             }
             part.stop.cancel();
