@@ -2,8 +2,10 @@
 //! agent itself never does when it ends, since pods outlive it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use k8s_cri::v1::PodSandbox;
 
 use crate::cri::{Cri, CriError};
 use crate::network::delete_table;
@@ -12,6 +14,12 @@ use crate::volumes::mounts::unmount_below;
 
 /// Pods stopped at once: each runs CNI plugins and runc.
 const PODS_AT_ONCE: usize = 8;
+
+/// How long the runtime may take to become ready: reading a node's worth of
+/// pods takes seconds on a loaded machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is asked meanwhile.
+const READY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why something was left.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +52,22 @@ pub async fn teardown(cri_socket: &Path, data_dir: &Path) -> Result<(), Teardown
     result.and(rules)
 }
 
+/// The sandboxes of a runtime that may be starting: one that has crashed, or
+/// was started for this alone, first reads what it had.
+async fn list_once_ready(cri: &Cri) -> Result<Vec<PodSandbox>, CriError> {
+    let started = Instant::now();
+    loop {
+        match cri.list_sandboxes(None).await {
+            Err(error) if error.is_unavailable() && started.elapsed() < READY_TIMEOUT => {
+                tokio::time::sleep(READY_INTERVAL).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 async fn stop_pods(cri: &Cri) -> Result<(), TeardownError> {
-    let sandboxes = cri.list_sandboxes(None).await?;
+    let sandboxes = list_once_ready(cri).await?;
     let stopped = futures::stream::iter(sandboxes).map(|sandbox| async move {
         // This kills the containers: the pods' grace is over with the node.
         cri.stop_sandbox(&sandbox.id).await

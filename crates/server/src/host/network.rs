@@ -24,7 +24,8 @@ pub async fn create() -> Result<(), Error> {
 
 /// True while the bridge is there, and with it perhaps pods.
 pub fn exists() -> bool {
-    std::path::Path::new("/sys/class/net").join(BRIDGE).exists()
+    // Not below /sys: that shows the namespace of whoever mounted it.
+    nix::net::if_::if_nametoindex(BRIDGE).is_ok()
 }
 
 /// Removes the bridge.

@@ -1,6 +1,7 @@
 //! The scenarios, in the order in which they run.
 
 mod custom;
+mod faults;
 mod helm;
 mod input;
 mod inside;
@@ -34,4 +35,5 @@ pub const ALL: &[Scenario] = &[
     ("tutorial-nodes", tutorial::specific_nodes),
     ("tutorial-services", tutorial::map_services),
     ("pause", tutorial::pause_and_resume),
+    ("faults", faults::killed_processes),
 ];

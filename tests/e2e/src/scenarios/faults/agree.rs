@@ -1,0 +1,311 @@
+//! What must agree once everything has settled: virtual objects with the
+//! host's, and the host's with what its runtime and file system have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Cluster, STILL, items};
+use crate::world::{Result, World, ensure};
+
+/// How often it is looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Waits until `check` succeeds; fails with its last error.
+pub fn within<T>(patience: Duration, mut check: impl FnMut() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        let error = match check() {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if started.elapsed() > patience {
+            return Err(format!("not within {} s: {error}", patience.as_secs()));
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn name(object: &Value) -> String {
+    format!(
+        "{} {}/{}",
+        text(object, "/kind"),
+        text(object, "/metadata/namespace"),
+        text(object, "/metadata/name")
+    )
+}
+
+/// Pods that nobody touches, each with all that a restart would change.
+pub fn still_pods(world: &World, clusters: &[Cluster]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for cluster in clusters {
+        let pods = within(crate::world::PATIENCE, || {
+            cluster.items(world, &format!("pods -n {STILL}"))
+        })?;
+        for pod in pods {
+            let states = pod["status"]["initContainerStatuses"]
+                .as_array()
+                .into_iter()
+                .chain(pod["status"]["containerStatuses"].as_array())
+                .flatten()
+                .map(|status| {
+                    format!(
+                        "{} {} {} {}",
+                        status["name"],
+                        status["containerID"],
+                        status["restartCount"],
+                        status["state"]
+                    )
+                });
+            let states: Vec<String> = states.collect();
+            found.push(format!(
+                "{} {} {} {} {}",
+                cluster.name,
+                name(&pod),
+                text(&pod, "/metadata/uid"),
+                pod["status"]["podIP"],
+                states.join(" ")
+            ));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// How often each container of the control planes was restarted.
+pub fn restarts(world: &World, namespace: &str) -> Result<BTreeMap<String, u64>> {
+    let pods = host(world, "pods", namespace, "app=coracle")?;
+    let mut found = BTreeMap::new();
+    for pod in pods {
+        let statuses = pod["status"]["containerStatuses"].as_array();
+        for status in statuses.into_iter().flatten() {
+            let container = format!(
+                "{}/{}",
+                text(&pod, "/metadata/name"),
+                status["name"].as_str().unwrap_or_default()
+            );
+            found.insert(container, status["restartCount"].as_u64().unwrap_or(0));
+        }
+    }
+    Ok(found)
+}
+
+fn host(world: &World, kinds: &str, namespace: &str, selector: &str) -> Result<Vec<Value>> {
+    items(&world.kubectl(&format!(
+        "--context coracle-host get {kinds} -n {namespace} -l {selector} -o json"
+    ))?)
+}
+
+/// Each virtual object that has a counterpart has exactly one, and each
+/// counterpart has its virtual object.
+pub fn virtual_and_host(world: &World, cluster: &Cluster, namespace: &str) -> Result {
+    let selector = format!("coracle.dev/managed-by={}", cluster.name);
+    let inside = cluster.items(
+        world,
+        "pods,services,configmaps,secrets,endpoints,endpointslices,persistentvolumeclaims,\
+         deployments,replicasets -A",
+    )?;
+    let outside = host(
+        world,
+        "pods,services,configmaps,secrets,endpoints,endpointslices,persistentvolumeclaims",
+        namespace,
+        &selector,
+    )?;
+    let mut by_uid = BTreeMap::<&str, &Value>::new();
+    for object in &inside {
+        by_uid.insert(text(object, "/metadata/uid"), object);
+    }
+    let mut counterparts = BTreeMap::<(&str, &str), Vec<&Value>>::new();
+    let services: BTreeSet<&str> = outside
+        .iter()
+        .filter(|object| text(object, "/kind") == "Service")
+        .map(|object| text(object, "/metadata/name"))
+        .collect();
+    for object in &outside {
+        if is_endpoints_of(object, &services) {
+            continue;
+        }
+        let uid = text(object, "/metadata/annotations/coracle.dev~1object-uid");
+        let own = by_uid.contains_key(uid);
+        ensure(own, &format!("{} has no virtual object", name(object)))?;
+        let kind = text(object, "/kind");
+        counterparts.entry((kind, uid)).or_default().push(object);
+    }
+    for object in &inside {
+        match text(object, "/kind") {
+            "Pod" => pod_agrees(object, &counterparts)?,
+            "Service" => service_agrees(object, &counterparts)?,
+            "Deployment" | "ReplicaSet" => {
+                let wanted = object["spec"]["replicas"].as_u64().unwrap_or(0);
+                let ready = object["status"]["readyReplicas"].as_u64().unwrap_or(0);
+                let all = object["status"]["replicas"].as_u64().unwrap_or(0);
+                ensure(
+                    wanted == ready && wanted == all,
+                    &format!(
+                        "{} has {ready} of {wanted} ready, {all} in all",
+                        name(object)
+                    ),
+                )?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// True for what the host's own controllers make for a service.
+fn is_endpoints_of(object: &Value, services: &BTreeSet<&str>) -> bool {
+    let service = match text(object, "/kind") {
+        "Endpoints" => text(object, "/metadata/name"),
+        "EndpointSlice" => text(object, "/metadata/labels/kubernetes.io~1service-name"),
+        _ => return false,
+    };
+    services.contains(service)
+}
+
+type Counterparts<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Value>>;
+
+fn only<'a>(object: &Value, counterparts: &Counterparts<'a>) -> Result<&'a Value> {
+    let key = (text(object, "/kind"), text(object, "/metadata/uid"));
+    match counterparts.get(&key).map(Vec::as_slice) {
+        Some([one]) => Ok(one),
+        Some(several) => Err(format!(
+            "{} has {} on the host",
+            name(object),
+            several.len()
+        )),
+        None => Err(format!("{} has none on the host", name(object))),
+    }
+}
+
+fn pod_agrees(pod: &Value, counterparts: &Counterparts) -> Result {
+    let running =
+        text(pod, "/status/phase") == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
+    ensure(
+        running,
+        &format!("{} does not run: {}", name(pod), pod["status"]),
+    )?;
+    let host = only(pod, counterparts)?;
+    for field in [
+        "phase",
+        "podIP",
+        "containerStatuses",
+        "initContainerStatuses",
+    ] {
+        let (inside, outside) = (&pod["status"][field], &host["status"][field]);
+        ensure(
+            inside == outside,
+            &format!(
+                "{}: {field} is {inside} inside and {outside} outside",
+                name(pod)
+            ),
+        )?;
+    }
+    let ready = pod["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|c| c["type"] == "Ready" && c["status"] == "True");
+    ensure(ready, &format!("{} is not ready", name(pod)))
+}
+
+fn service_agrees(service: &Value, counterparts: &Counterparts) -> Result {
+    // The one that the virtual cluster itself is reached by.
+    if text(service, "/metadata/name") == "kubernetes" {
+        return Ok(());
+    }
+    let host = only(service, counterparts)?;
+    let (inside, outside) = (&service["spec"]["clusterIP"], &host["spec"]["clusterIP"]);
+    ensure(
+        inside == outside,
+        &format!("{}: {inside} inside, {outside} outside", name(service)),
+    )
+}
+
+/// The host's pods with what the runtime, the file system and the network
+/// have: nothing is missing, nothing is too much.
+pub fn runtime(world: &World) -> Result {
+    let pods = items(&world.kubectl("--context coracle-host get pods -A -o json")?)?;
+    let uids: BTreeSet<String> = pods
+        .iter()
+        .map(|pod| text(pod, "/metadata/uid").to_owned())
+        .collect();
+    let data = world.data_dir();
+    let ctr = format!("ctr -a {data}/run/containerd.sock -n k8s.io");
+    let running: BTreeSet<String> = world
+        .script(&format!("{ctr} tasks list"))?
+        .lines()
+        .filter(|line| line.contains("RUNNING"))
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
+    let mut sandboxes = Vec::new();
+    for id in world.script(&format!("{ctr} containers list -q"))?.lines() {
+        let info: Value =
+            serde_json::from_str(&world.script(&format!("{ctr} containers info {id}"))?)
+                .map_err(|e| e.to_string())?;
+        let label = |key: &str| info["Labels"][key].as_str().unwrap_or_default().to_owned();
+        let uid = label("io.kubernetes.pod.uid");
+        ensure(
+            uids.contains(&uid),
+            &format!("the container {id} belongs to no pod: {}", info["Labels"]),
+        )?;
+        if label("io.cri-containerd.kind") == "sandbox" && running.contains(id) {
+            sandboxes.push(uid);
+        }
+    }
+    sandboxes.sort();
+    let wanted: Vec<String> = uids.iter().cloned().collect();
+    ensure(
+        sandboxes == wanted,
+        &format!("sandboxes {sandboxes:?} for pods {wanted:?}"),
+    )?;
+    let count = uids.len();
+    for (what, command) in [
+        (
+            "shims",
+            "pgrep -f '^[^ ]*containerd-shim-runc-v2' | wc -l".to_owned(),
+        ),
+        ("links", "ip -o link show type veth | wc -l".to_owned()),
+        (
+            "addresses",
+            format!("find {data}/node/cni -name '10.*' | wc -l"),
+        ),
+        (
+            "network namespaces",
+            "grep -o '[^ ]*netns/cni-[^ ]*' /proc/self/mounts | sort -u | wc -l".to_owned(),
+        ),
+        ("volume directories", format!("ls {data}/node/pods | wc -l")),
+        ("log directories", format!("ls {data}/log/pods | wc -l")),
+    ] {
+        let found = world.shell(&command).out;
+        ensure(
+            found.trim() == count.to_string(),
+            &format!("{} {what} for {count} pods", found.trim()),
+        )?;
+    }
+    Ok(())
+}
+
+/// Nothing of the scenario is left on the host.
+pub fn nothing_left(world: &World, namespace: &str) -> Result {
+    within(crate::world::PATIENCE, || {
+        let left = world.kubectl(&format!(
+            "--context coracle-host get pods,services,secrets,configmaps,endpointslices,\
+             statefulsets,roles,rolebindings,persistentvolumeclaims -n {namespace} -o name"
+        ))?;
+        let left: Vec<&str> = left
+            .lines()
+            .filter(|line| !line.contains("kube-root-ca.crt"))
+            .collect();
+        ensure(left.is_empty(), &format!("left: {left:?}"))?;
+        runtime(world)
+    })
+}
