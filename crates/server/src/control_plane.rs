@@ -22,7 +22,6 @@ use crate::Error;
 use crate::api;
 use crate::clients::in_process;
 use crate::pki_dir::{PkiDir, write_pair, write_private};
-use crate::renewal;
 
 /// How long connections may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -58,8 +57,8 @@ pub struct ControlPlaneOptions {
     pub credentials_dir: Option<PathBuf>,
     /// The context's name in written kubeconfigs.
     pub context: String,
-    /// How long the certificates that it issues are valid. They are renewed
-    /// when two thirds of that are over.
+    /// How long the certificates that it issues are valid. Every start issues
+    /// new ones.
     pub certificate_validity: Duration,
 }
 
@@ -80,12 +79,7 @@ pub enum ServiceAddresses {
 /// # Errors
 /// If a part cannot start.
 pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> Result<(), Error> {
-    let due = || tokio::time::sleep(renewal::due_after(options.certificate_validity));
-    let term = async |stop: CancellationToken| serve(&options, stop).await;
-    renewal::in_terms(&shutdown, due, term).await
-}
-
-async fn serve(options: &ControlPlaneOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let options = &options;
     let listeners = bind(&options.listen).await?;
     let pki = PkiDir::open(&options.data_dir.join("pki"))?
         .with_leaf_validity(options.certificate_validity);

@@ -1,7 +1,7 @@
-//! Certificates are renewed while a role runs. A role runs in terms: when its
-//! certificates are due it stops in order and starts again in the same process,
-//! with new ones, which takes a moment and loses nothing. So no part has to
-//! know how to swap a certificate under its connections.
+//! Syncer and node agent take over certificates that somebody renewed for them.
+//! They run in terms: when the file with their credentials is written anew they
+//! stop in order and start again in the same process. So no part has to know
+//! how to swap a certificate under its connections.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
