@@ -31,9 +31,6 @@ pub const ALL: &[Scenario] = &[
     ("input", input::wrong_input),
     ("kubeconfig", kubeconfig::entries_and_commands),
     ("tutorial-ingress", tutorial::ingress),
-    ("tutorial-storage-class", tutorial::storage_class),
     ("tutorial-nodes", tutorial::specific_nodes),
-    ("tutorial-services", tutorial::map_services),
-    ("pause", tutorial::pause_and_resume),
     ("faults", faults::killed_processes),
 ];
