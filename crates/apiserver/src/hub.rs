@@ -181,7 +181,8 @@ pub enum KeyScope {
 }
 
 impl KeyScope {
-    fn admits(&self, key: &str) -> bool {
+    /// Whether a watcher of this scope may be told of the key.
+    pub fn admits(&self, key: &str) -> bool {
         match self {
             Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
             Self::Key(wanted) => key == wanted,
@@ -378,15 +379,14 @@ impl Hub {
     }
 
     /// Changes after a revision straight from the store, for a watcher that
-    /// starts before what the hub holds.
+    /// starts before what the hub holds. They may go beyond a scope of one
+    /// key, to keys that begin with it: the caller asks the scope of each.
     ///
     /// # Errors
     /// `Expired` if the store no longer has them either.
-    pub async fn replay(&self, after: Revision) -> Result<WatchStream, ApiError> {
-        self.store
-            .watch(&self.prefix, after)
-            .await
-            .map_err(store_error)
+    pub async fn replay(&self, scope: &KeyScope, after: Revision) -> Result<WatchStream, ApiError> {
+        let (KeyScope::Prefix(prefix) | KeyScope::Key(prefix)) = scope;
+        self.store.watch(prefix, after).await.map_err(store_error)
     }
 }
 

@@ -39,6 +39,8 @@ enum Source {
     /// The store, for a watcher that starts before what the hub holds.
     Store {
         stream: WatchStream,
+        /// What the hub would have kept from the watcher.
+        scope: KeyScope,
         ready: VecDeque<Arc<HubEvent>>,
         seen: Revision,
     },
@@ -51,11 +53,14 @@ impl Source {
             Self::Hub(subscription) => subscription.next().await.ok_or_else(too_slow),
             Self::Store {
                 stream,
+                scope,
                 ready,
                 seen,
             } => loop {
-                if let Some(event) = ready.pop_front() {
-                    return Ok(event);
+                while let Some(event) = ready.pop_front() {
+                    if scope.admits(event.key()) {
+                        return Ok(event);
+                    }
                 }
                 match stream.next().await {
                     Some(Ok(WatchMessage::Events(events))) => *ready = wrap(events),
@@ -139,11 +144,12 @@ pub async fn watch(
     let hub = storage.hubs.get(&resource).await?;
     let mut initial = None;
     let (source, position) = match options.start() {
-        Start::After(after) => match hub.subscribe(scope, Some(after)) {
+        Start::After(after) => match hub.subscribe(scope.clone(), Some(after)) {
             Some(subscription) => (Source::Hub(subscription), after),
             None => (
                 Source::Store {
-                    stream: hub.replay(after).await?,
+                    stream: hub.replay(&scope, after).await?,
+                    scope,
                     ready: VecDeque::new(),
                     seen: after,
                 },

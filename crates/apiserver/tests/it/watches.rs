@@ -146,6 +146,41 @@ async fn a_revision_that_is_gone_is_refused_with_410() {
 }
 
 #[tokio::test]
+async fn a_watch_from_before_a_restart_stays_in_its_namespace_and_with_its_object() {
+    let store = store();
+    let c = Caller(ApiServer::builder(store.clone()).kinds(kinds()).build());
+    let first = c.post(PODS, &pod("first", "x")).await.ok();
+    c.post("/api/v1/namespaces/other/pods", &pod("secret", "x"))
+        .await
+        .ok();
+    // Keys that begin with those which are asked for.
+    c.post("/api/v1/namespaces/default-too/pods", &pod("secret", "x"))
+        .await
+        .ok();
+    c.post(PODS, &pod("ab", "x")).await.ok();
+    c.post(PODS, &pod("a", "x")).await.ok();
+    drop(c);
+    // A new server's hubs hold nothing of this: the store tells it.
+    let c = Caller(ApiServer::builder(store).kinds(kinds()).build());
+    let from = format!("watch=1&resourceVersion={}", revision(&first));
+    let mut namespace = Lines::open(&c, &format!("{PODS}?{from}")).await;
+    assert_eq!(namespace.told().await, "ADDED ab");
+    assert_eq!(namespace.told().await, "ADDED a");
+    let one = format!("{PODS}?fieldSelector=metadata.name%3Da&{from}");
+    let path = format!("/api/v1/watch/namespaces/default/pods/a?{from}");
+    for target in [one, path] {
+        let mut object = Lines::open(&c, &target).await;
+        assert_eq!(object.told().await, "ADDED a", "{target}");
+    }
+    // What comes live afterwards is narrowed as well.
+    c.post("/api/v1/namespaces/other/pods", &pod("later", "x"))
+        .await
+        .ok();
+    c.post(PODS, &pod("last", "x")).await.ok();
+    assert_eq!(namespace.told().await, "ADDED last");
+}
+
+#[tokio::test]
 async fn a_slow_watcher_is_cut_off_and_the_others_are_not() {
     let c = Caller(server());
     let path = "/api/v1/namespaces/default/configmaps";
