@@ -1,4 +1,6 @@
-//! Delays before a container is restarted or an image is pulled again.
+//! Delays before a container is restarted or an image is pulled again. They
+//! live in memory alone, as upstream: after a restart of the machine or of the
+//! agent everything is tried once without delay.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -56,17 +58,6 @@ impl Backoff {
         }
     }
 
-    /// Sets the delay that follows from `restarts` earlier restarts.
-    pub fn resume(&mut self, name: &str, restarts: u32, since: Timestamp) {
-        if restarts == 0 || self.entries.contains_key(name) {
-            return;
-        }
-        let delay = FIRST
-            .saturating_mul(1 << (restarts - 1).min(8))
-            .min(LONGEST);
-        self.set(name, delay, since);
-    }
-
     /// Forgets the failures of `name`.
     pub fn succeeded(&mut self, name: &str) {
         self.entries.remove(name);
@@ -102,15 +93,5 @@ mod tests {
         assert_eq!(backoff.remaining("c", after), None);
         backoff.succeeded("c");
         assert_eq!(backoff.remaining("c", now), None);
-    }
-
-    #[test]
-    fn resumes_from_a_restart_count() {
-        let now = Timestamp::UNIX_EPOCH;
-        for (restarts, want) in [(0, 0), (1, 10), (3, 40), (60, 300)] {
-            let mut backoff = Backoff::default();
-            backoff.resume("c", restarts, now);
-            assert_eq!(backoff.delay("c").as_secs(), want, "{restarts}");
-        }
     }
 }

@@ -127,7 +127,6 @@ impl Worker {
             self.backoff.succeeded(&spec.name);
             return None;
         }
-        self.backoff.resume(&spec.name, latest.attempt, finished);
         self.backoff.count_from(&spec.name, finished);
         let left = self.backoff.remaining(&spec.name, now)?;
         let delay = self.backoff.delay(&spec.name).as_secs();
