@@ -23,6 +23,9 @@ pub const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 /// Label with the container's name inside its pod.
 pub const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
+/// The namespace in which containerd keeps what it makes for Kubernetes.
+pub const CONTAINERD_NAMESPACE: &str = "k8s.io";
+
 /// Longest that an ordinary call may take. Creating a sandbox runs CNI
 /// plugins and is the slowest of them.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -378,6 +381,41 @@ impl Cri {
         Ok(call!(self.images, pull_image, message, PULL_TIMEOUT)?.image_ref)
     }
 
+    /// All containers that containerd has on record, sandboxes and those being
+    /// created included. Fails on other runtimes.
+    ///
+    /// # Errors
+    /// As the runtime answers.
+    pub async fn recorded_containers(&self) -> Result<Vec<Recorded>> {
+        const CALL: &str = "list_recorded_containers";
+        let mut grpc =
+            tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        grpc.ready().await.map_err(|error| CriError::Call {
+            call: CALL,
+            code: tonic::Code::Unavailable,
+            message: error.to_string(),
+        })?;
+        let mut message = request(ListRecorded::default(), CALL_TIMEOUT);
+        let namespace = tonic::metadata::MetadataValue::from_static(CONTAINERD_NAMESPACE);
+        message
+            .metadata_mut()
+            .insert("containerd-namespace", namespace);
+        let path = http::uri::PathAndQuery::from_static(
+            "/containerd.services.containers.v1.Containers/List",
+        );
+        let codec = tonic_prost::ProstCodec::<ListRecorded, RecordedList>::default();
+        let listed = grpc
+            .unary(message, path, codec)
+            .await
+            .map_err(failed(CALL))?;
+        let records = listed.into_inner().containers.into_iter();
+        let recorded = records.map(|record| Recorded {
+            id: record.id,
+            spec: record.spec.unwrap_or_default().value,
+        });
+        Ok(recorded.collect())
+    }
+
     /// Subscribes to containerd's task events. Fails on other runtimes.
     ///
     /// The events only say that something changed; callers list afterwards.
@@ -418,6 +456,46 @@ fn gone_is_fine(result: Result<()>) -> Result<()> {
     }
 }
 
+/// Asks for containerd's records of containers; without filters for all.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListRecorded {
+    #[prost(string, repeated, tag = "1")]
+    filters: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RecordedList {
+    #[prost(message, repeated, tag = "1")]
+    containers: Vec<RecordedContainer>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RecordedContainer {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "5")]
+    spec: Option<AnyMessage>,
+}
+
+/// What containerd has on record of a container, as far as it is used here.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Its id.
+    pub id: String,
+    /// The OCI runtime's configuration, JSON.
+    pub spec: Vec<u8>,
+}
+
+impl Recorded {
+    /// The file of the network namespace that it joins, if it joins one.
+    pub fn network_namespace(&self) -> Option<String> {
+        let spec: serde_json::Value = serde_json::from_slice(&self.spec).ok()?;
+        let namespaces = spec.pointer("/linux/namespaces")?.as_array()?;
+        let network = namespaces.iter().find(|n| n["type"] == "network")?;
+        network["path"].as_str().map(str::to_owned)
+    }
+}
+
 /// Subscription to containerd's events; filters are alternatives.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SubscribeRequest {
@@ -429,11 +507,11 @@ struct SubscribeRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TaskEvent {
     #[prost(message, optional, tag = "4")]
-    event: Option<AnyEvent>,
+    event: Option<AnyMessage>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct AnyEvent {
+struct AnyMessage {
     #[prost(string, tag = "1")]
     type_url: String,
     #[prost(bytes = "vec", tag = "2")]
@@ -495,7 +573,7 @@ mod tests {
                 id: id.into(),
             };
             let event = TaskEvent {
-                event: Some(AnyEvent {
+                event: Some(AnyMessage {
                     type_url: kind.into(),
                     value: exit.encode_to_vec(),
                 }),

@@ -20,5 +20,6 @@ mod teardown;
 mod volumes;
 
 pub use agent::{Error, NodeConfig, run};
+pub use network::ADDRESSES;
 pub use teardown::{TeardownError, teardown};
-pub use volumes::mounts::remove_tree;
+pub use volumes::mounts::{remove_tree, unmount_below};

@@ -167,6 +167,9 @@ async fn run(program: &str, arguments: &[&str]) -> Result<(), NetworkError> {
     ))
 }
 
+/// Where the addresses of pods are noted, below the agent's data directory.
+pub const ADDRESSES: &str = "cni";
+
 /// The CNI configuration list of the pods' network.
 fn cni_config(config: &NodeConfig, pods: Range) -> serde_json::Value {
     json!({
@@ -183,7 +186,7 @@ fn cni_config(config: &NodeConfig, pods: Range) -> serde_json::Value {
             "ipam": {
                 "type": "host-local",
                 "ranges": [[{"subnet": pods.to_string()}]],
-                "dataDir": config.data_dir.join("cni"),
+                "dataDir": config.data_dir.join(ADDRESSES),
             },
         }],
     })

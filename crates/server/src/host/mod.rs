@@ -4,10 +4,12 @@
 
 mod claim;
 mod containerd;
+mod leftovers;
 mod mirror;
 mod network;
 mod orphans;
 mod process;
+mod processes;
 mod requirements;
 mod supervisor;
 
@@ -132,6 +134,26 @@ impl Layout {
     /// The socket of the container runtime.
     pub fn cri_socket(&self) -> PathBuf {
         self.containerd().socket()
+    }
+
+    /// Where containerd keeps the running state of shims, by container.
+    fn task_state(&self) -> PathBuf {
+        let runtime = self
+            .containerd()
+            .state
+            .join("io.containerd.runtime.v2.task");
+        runtime.join(coracle_node::cri::CONTAINERD_NAMESPACE)
+    }
+
+    /// Where containerd mounts the network namespaces of sandboxes.
+    fn network_namespaces(&self) -> PathBuf {
+        let cri = self.containerd().state.join("io.containerd.grpc.v1.cri");
+        cri.join("netns")
+    }
+
+    /// Where the addresses of sandboxes are noted, a directory for each network.
+    fn addresses(&self) -> PathBuf {
+        self.node().join(coracle_node::ADDRESSES)
     }
 
     /// Directory of CNI configurations, which the node agent writes.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Layout;
+use super::{Layout, processes};
 
 /// How long they may take to end by themselves before they are killed, as
 /// under a supervisor.
@@ -38,27 +38,19 @@ pub(super) fn end(layout: &Layout) {
 }
 
 fn find(layout: &Layout) -> Vec<i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            // A process that has ended has no words, whoever waits for it.
-            let text = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let words: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
-            is_ours(layout, &words).then_some(pid)
-        })
-        .collect()
+    let found = processes::find(|words| is_ours(layout, words));
+    found.into_iter().map(|process| process.pid).collect()
 }
 
 /// True for containerd, the control plane and the node agent of a data
 /// directory; false for the shims of its containers, which run on.
-fn is_ours(layout: &Layout, words: &[&[u8]]) -> bool {
-    let has = |word: String| words.contains(&word.as_bytes());
-    let role = words.get(1).copied().unwrap_or_default();
+fn is_ours(layout: &Layout, words: &[String]) -> bool {
+    let has = |word: String| words.contains(&word);
+    let role = words.get(1).map(String::as_str).unwrap_or_default();
     match role {
-        b"--config" => has(layout.containerd_config().display().to_string()),
-        b"control-plane" => has(format!("--data-dir={}", layout.control_plane().display())),
-        b"node" => has(format!("--data-dir={}", layout.node().display())),
+        "--config" => has(layout.containerd_config().display().to_string()),
+        "control-plane" => has(format!("--data-dir={}", layout.control_plane().display())),
+        "node" => has(format!("--data-dir={}", layout.node().display())),
         _ => false,
     }
 }
@@ -94,7 +86,7 @@ mod tests {
             ("grep /data/node", false),
             ("", false),
         ] {
-            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
             assert_eq!(is_ours(&layout, &words), ours, "{line}");
         }
     }

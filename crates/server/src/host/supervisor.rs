@@ -19,7 +19,7 @@ use super::containerd::{self, PAUSE_IMAGE};
 use super::process::{Program, keep};
 use super::{
     CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions, KUBELET_PORT,
-    Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, mirror, network, orphans, requirements,
+    Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, leftovers, mirror, network, orphans, requirements,
 };
 use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
 use crate::{Error, clients, pki_dir, renewal};
@@ -164,6 +164,8 @@ impl Running {
         progress(Progress::Step("Starting containerd"));
         self.start_containerd(mirror_port).await?;
         self.pull_own_images();
+        let layout = self.layout.clone();
+        self.spawn("leftovers", |stop| leftovers::remove(layout, stop));
         network::create().await?;
 
         progress(Progress::Step("Starting the control plane"));
@@ -265,6 +267,13 @@ impl Running {
             part.stop.cancel();
             if let Err(error) = part.task.await {
                 tracing::warn!(part = part.name, %error, "ended badly");
+            }
+            if part.name == "containerd" {
+                let layout = self.layout.clone();
+                let ended = tokio::task::spawn_blocking(move || leftovers::end(&layout)).await;
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "what the runtime left was not removed");
+                }
             }
         }
         if let Err(error) = network::remove().await {
