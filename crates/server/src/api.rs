@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::control_plane::{ControlPlaneOptions, ServiceAddresses};
-use crate::pki_dir::PkiDir;
 
 /// The issuer in service-account tokens, before the cluster's domain.
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -29,12 +28,13 @@ const ISSUER: &str = "https://kubernetes.default.svc";
 /// If a key cannot be used or the service range is none.
 pub fn build(
     store: Arc<dyn Store>,
-    pki: &PkiDir,
+    tokens: &TokenSigner,
+    kubelet_tls: Arc<rustls::ClientConfig>,
     options: &ControlPlaneOptions,
 ) -> Result<(ApiServer, Builtin), Error> {
     let builder = ApiServer::builder(store).kinds(kinds::builtin());
     let identity = BuiltinOptions {
-        signer: Arc::new(TokenSigner::from_pem(pki.tokens.to_pem())?),
+        signer: Arc::new(TokenSigner::from_pem(tokens.to_pem())?),
         issuer: format!("{ISSUER}.{}", options.cluster_domain),
         anonymous: true,
         addressing: addressing(options)?,
@@ -44,10 +44,7 @@ pub fn build(
     let registry = builder.registry();
     let documents = Documents::new(registry, Arc::new(|_| None));
     builder = builder.route(Arc::new(documents));
-    let kubelet = pki.issue_client("kube-apiserver-kubelet-client", &["system:masters"])?;
-    let identity = Some((kubelet.cert_pem.as_str(), kubelet.key_pem.as_str()));
-    let tls = coracle_pki::tls::client_config(pki.ca.cert_pem(), identity)?;
-    Ok((connect::register(builder, tls).build(), builtin))
+    Ok((connect::register(builder, kubelet_tls).build(), builtin))
 }
 
 fn addressing(options: &ControlPlaneOptions) -> Result<ServiceAddressing, Error> {

@@ -12,7 +12,8 @@ use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::listener::{ListenerLimits, Security};
 use coracle_apiserver::{ApiServer, listener};
 use coracle_controllers::SchedulerOptions;
-use coracle_pki::tls::ClientAuthority;
+use coracle_pki::KeyCert;
+use coracle_pki::tls::{self, ClientAuthority, Identity};
 use coracle_store::sqlite::{SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use crate::Error;
 use crate::api;
 use crate::clients::in_process;
 use crate::pki_dir::{PkiDir, write_pair, write_private};
+use crate::renewal;
 
 /// How long connections may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -57,8 +59,8 @@ pub struct ControlPlaneOptions {
     pub credentials_dir: Option<PathBuf>,
     /// The context's name in written kubeconfigs.
     pub context: String,
-    /// How long the certificates that it issues are valid. Every start issues
-    /// new ones.
+    /// How long the certificates that it issues are valid. They are renewed
+    /// well before.
     pub certificate_validity: Duration,
 }
 
@@ -83,18 +85,16 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let listeners = bind(&options.listen).await?;
     let pki = PkiDir::open(&options.data_dir.join("pki"))?
         .with_leaf_validity(options.certificate_validity);
-    let serving = pki.issue_server("kube-apiserver", &server_names(options))?;
+    let certificates = Arc::new(Certificates::issue(pki, options.clone())?);
+    let pki = &certificates.pki;
     let clients = ClientAuthority::new(pki.ca.cert_pem())?;
-    let tls = coracle_pki::tls::server_config_for_any_client(
-        &serving.cert_pem,
-        &serving.key_pem,
-        &clients,
-        &["h2", "http/1.1"],
-    )?;
+    let alpn = &["h2", "http/1.1"];
+    let tls = tls::server_config_for_any_client(&certificates.serving, &clients, alpn)?;
     let security = Security { tls, clients };
     let database = options.data_dir.join("state.db");
     let store = Arc::new(SqliteStore::open(&database, SqliteOptions::default())?);
-    let (server, builtin) = api::build(store, &pki, options)?;
+    let kubelet_tls = tls::client_config_for(pki.ca.cert_pem(), &certificates.calling)?;
+    let (server, builtin) = api::build(store, &pki.tokens, kubelet_tls, options)?;
     api::bootstrap(&server, &builtin, options).await?;
     let custom = CustomKinds::new(server.clone());
     custom.load().await?;
@@ -117,8 +117,14 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
         custom.run(stop).await;
         Ok(())
     });
-    spawn_clients(&mut clients, &server, &pki, options, &shutdown);
-    write_credentials(&pki, options)?;
+    spawn_clients(&mut clients, &server, pki, options, &shutdown);
+    write_credentials(pki, options)?;
+    let (renewed, stop) = (certificates.clone(), shutdown.clone());
+    clients.spawn(async move {
+        let validity = renewed.options.certificate_validity;
+        renewal::periodically(validity, stop, || renewed.renew()).await;
+        Ok(())
+    });
     tracing::info!(listen = ?options.listen, "the control plane is serving");
 
     let result = tokio::select! {
@@ -138,6 +144,43 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let drained = async { while serving.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     result
+}
+
+/// What the control plane shows of itself, renewed in place: connections that
+/// are open stay, and later ones see what is new.
+struct Certificates {
+    pki: PkiDir,
+    options: ControlPlaneOptions,
+    /// To clients.
+    serving: Identity,
+    /// To nodes.
+    calling: Identity,
+}
+
+impl Certificates {
+    fn issue(pki: PkiDir, options: ControlPlaneOptions) -> Result<Self, Error> {
+        Ok(Self {
+            serving: Identity::new(&issue_serving(&pki, &options)?)?,
+            calling: Identity::new(&issue_calling(&pki)?)?,
+            pki,
+            options,
+        })
+    }
+
+    fn renew(&self) -> Result<(), Error> {
+        let serving = issue_serving(&self.pki, &self.options)?;
+        self.serving.replace(&serving)?;
+        self.calling.replace(&issue_calling(&self.pki)?)?;
+        write_credentials(&self.pki, &self.options)
+    }
+}
+
+fn issue_serving(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<KeyCert, Error> {
+    pki.issue_server("kube-apiserver", &server_names(options))
+}
+
+fn issue_calling(pki: &PkiDir) -> Result<KeyCert, Error> {
+    pki.issue_client("kube-apiserver-kubelet-client", &["system:masters"])
 }
 
 async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
@@ -246,7 +289,7 @@ fn write_credentials(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<(), 
     let kubelet = pki.issue_server("coracle-virtual-kubelet", &sans)?;
     write_pair(directory, "kubelet", &kubelet)?;
     write_private(&directory.join("ca.crt"), pki.ca.cert_pem())?;
-    // Last: the syncer starts when it sees this file.
+    // Last: the syncer starts, and starts again, when it sees this file.
     let syncer = directory.join("syncer.kubeconfig");
     pki.write_kubeconfig(
         &syncer,

@@ -10,8 +10,8 @@ use coracle_pki::{CertificateAuthority, KeyCert, TokenSigner, kubeconfig};
 
 use crate::Error;
 
-/// How long serving and client certificates are valid by default. Every start
-/// of a control plane issues new ones.
+/// How long serving and client certificates are valid by default. A control
+/// plane issues new ones when it starts, and well before they end.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The keys of a cluster: one authority for clients and servers, and the key

@@ -1,7 +1,9 @@
-//! Syncer and node agent take over certificates that somebody renewed for them.
-//! They run in terms: when the file with their credentials is written anew they
-//! stop in order and start again in the same process. So no part has to know
-//! how to swap a certificate under its connections.
+//! Certificates are renewed long before they end, without a restart of any pod.
+//!
+//! Whoever holds the keys issues them anew from time to time ([`periodically`]).
+//! Syncer and node agent take over what was renewed for them: they run in
+//! terms, and when the file with their credentials is written anew they stop in
+//! order and start again in the same process.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -18,6 +20,46 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// for everybody who reads them from a file.
 pub fn due_after(validity: Duration) -> Duration {
     validity / 3 * 2
+}
+
+/// How soon to try again where certificates could not be renewed, as a part of
+/// their validity: some attempts are left before they end.
+fn retry_after(validity: Duration) -> Duration {
+    validity / 30
+}
+
+/// The longest sleep before the clock is looked at: sleeping does not count the
+/// time in which the machine itself sleeps.
+const LONGEST_SLEEP: Duration = Duration::from_secs(600);
+
+/// Calls `renew` whenever certificates that are valid for `validity` are due,
+/// the first time after those just issued, until `stop`.
+pub async fn periodically(
+    validity: Duration,
+    stop: CancellationToken,
+    mut renew: impl FnMut() -> Result<(), Error>,
+) {
+    let mut due = SystemTime::now() + due_after(validity);
+    loop {
+        let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+        if !left.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => continue,
+                () = stop.cancelled() => return,
+            }
+        }
+        let next = match renew() {
+            Ok(()) => {
+                tracing::info!("certificates are renewed");
+                due_after(validity)
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot renew certificates");
+                retry_after(validity)
+            }
+        };
+        due = SystemTime::now() + next;
+    }
 }
 
 /// Runs `role` until `shutdown`, in terms that end when the future of `due`
@@ -88,6 +130,31 @@ mod tests {
         let due = || tokio::time::sleep(Duration::from_millis(1));
         in_terms(&shutdown, due, role).await.unwrap();
         assert_eq!(terms.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_failed_is_tried_again_soon() {
+        let stop = CancellationToken::new();
+        let validity = Duration::from_millis(300);
+        let mut calls = Vec::new();
+        let renewed = periodically(validity, stop.clone(), || {
+            calls.push(SystemTime::now());
+            match calls.len() {
+                1 => Err(Error::Setting("no".into())),
+                2 => Ok(()),
+                _ => {
+                    stop.cancel();
+                    Ok(())
+                }
+            }
+        });
+        renewed.await;
+        let pauses: Vec<Duration> = calls
+            .windows(2)
+            .map(|pair| pair[1].duration_since(pair[0]).unwrap())
+            .collect();
+        assert!(pauses[0] >= retry_after(validity), "{pauses:?}");
+        assert!(pauses[1] >= due_after(validity), "{pauses:?}");
     }
 
     #[tokio::test]

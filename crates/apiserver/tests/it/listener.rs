@@ -50,13 +50,9 @@ async fn start(
     let names = ["127.0.0.1".to_owned()];
     let own = ca.issue_server("server", &names, HOUR).unwrap();
     let clients = ClientAuthority::new(ca.cert_pem()).unwrap();
-    let tls = tls::server_config_for_any_client(
-        &own.cert_pem,
-        &own.key_pem,
-        &clients,
-        &["h2", "http/1.1"],
-    )
-    .unwrap();
+    let identity = tls::Identity::new(&own).unwrap();
+    let alpn = &["h2", "http/1.1"];
+    let tls = tls::server_config_for_any_client(&identity, &clients, alpn).unwrap();
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", socket.local_addr().unwrap());
     let server = ApiServer::builder(store())

@@ -72,8 +72,8 @@ pub struct ControlPlane {
     /// The name of the context in written kubeconfigs
     #[arg(long, default_value = "coracle", value_name = "NAME")]
     context: String,
-    /// How long issued certificates are valid, as in 90m or 720h; every start
-    /// issues new ones
+    /// How long issued certificates are valid, as in 90m or 720h; they are
+    /// renewed well before
     #[arg(long, default_value = "8760h", value_parser = validity, value_name = "DURATION")]
     certificate_validity: Duration,
 }

@@ -176,7 +176,8 @@ impl Running {
         issue_node_credentials(options, &self.layout)?;
         let (renewed, layout) = (options.clone(), self.layout.clone());
         self.spawn("node credentials", |stop| {
-            renew_node_credentials(renewed, layout, stop)
+            let renew = move || issue_node_credentials(&renewed, &layout);
+            renewal::periodically(LEAF_VALIDITY, stop, renew)
         });
         self.spawn_program(node(options, &self.layout));
         wait_for_node(&client, &options.node_name).await
@@ -375,18 +376,6 @@ fn issue_node_credentials(options: &HostOptions, layout: &Layout) -> Result<(), 
         &user,
         &["system:nodes"],
     )
-}
-
-async fn renew_node_credentials(options: HostOptions, layout: Layout, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(renewal::due_after(LEAF_VALIDITY)) => {}
-            () = stop.cancelled() => return,
-        }
-        if let Err(error) = issue_node_credentials(&options, &layout) {
-            tracing::error!(%error, "cannot renew the node's credentials");
-        }
-    }
 }
 
 async fn wait_for_control_plane(layout: &Layout) -> Result<kube::Client, Error> {
