@@ -10,6 +10,7 @@ mod objects;
 mod output;
 mod policies;
 mod product;
+mod remains;
 mod sandbox;
 mod signals;
 mod tenants;

@@ -82,11 +82,24 @@ pub async fn list(host: &Host, namespace: Option<&str>) -> Result<Vec<Found>> {
 /// # Errors
 /// If there is none, or there are several and no namespace was given.
 pub async fn find(host: &Host, name: &str, namespace: Option<&str>) -> Result<Found> {
+    search(host, name, namespace).await?
+}
+
+/// The one virtual cluster of that name; inside, what to tell the user if
+/// there is none.
+///
+/// # Errors
+/// If the host refuses, or there are several and no namespace was given.
+pub async fn search(
+    host: &Host,
+    name: &str,
+    namespace: Option<&str>,
+) -> Result<std::result::Result<Found, CliError>> {
     let all = list(host, namespace).await?;
     let mut found: Vec<Found> = all.iter().filter(|f| f.name == name).cloned().collect();
     match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(absent(host, name, namespace, &all)),
+        1 => Ok(Ok(found.remove(0))),
+        0 => Ok(Err(absent(host, name, namespace, &all))),
         _ => {
             let places: Vec<&str> = found.iter().map(|f| f.namespace.as_str()).collect();
             Err(CliError::usage(format!(

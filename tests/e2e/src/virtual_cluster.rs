@@ -48,6 +48,11 @@ impl<'w> VirtualCluster<'w> {
             .kubectl(&format!("exec {pod} -- sh -c '{script}'"))
     }
 
+    /// It is gone already.
+    pub fn forget(mut self) {
+        self.deleted = true;
+    }
+
     /// Deletes it, and fails if an object of it is left on the host.
     pub fn delete(mut self) -> Result {
         self.deleted = true;

@@ -13,13 +13,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 
-use super::removal::{remove_all, remove_named, remove_optional, wait_gone};
+use super::removal::{Kind, remove_all, remove_named, remove_optional, wait_gone};
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
 use crate::grants;
 use crate::host::{Host, virtual_contexts};
 use crate::objects::is_absent;
-use crate::tenants::{self, Found, is_own_namespace};
+use crate::remains::{self, Remains};
+use crate::tenants::{self, is_own_namespace};
 
 /// Delete a virtual cluster and everything that it has on the host
 #[derive(Args, Debug)]
@@ -47,16 +48,17 @@ impl Delete {
     /// Runs the command.
     ///
     /// # Errors
-    /// If there is no such virtual cluster, or the host refuses.
+    /// If there is no such virtual cluster and nothing left of one, or the
+    /// host refuses.
     pub async fn run(self, environment: &Environment) -> Result {
         let host = environment.host().await?;
-        let found = tenants::find(&host, &self.name, self.namespace.as_deref()).await?;
-        let namespace = found.namespace.as_str();
+        let remains = self.find(&host).await?;
+        let namespace = remains.namespace.as_str();
         let mut progress = environment
             .output
             .progress(&format!("Deleting virtual cluster {}", self.name));
-        // First: once the StatefulSet is gone, a repeated delete finds nothing.
-        remove_grants(environment, &host, &found).await?;
+        // First: the StatefulSet remembers where they are.
+        remove_grants(environment, &host, &self.name, &remains).await?;
         remove_set(&host, namespace, &self.name).await?;
         let deadline = Duration::from_secs(self.timeout);
         // The syncer must be gone before its objects are, or it would make
@@ -72,23 +74,48 @@ impl Delete {
             progress.set(&format!("{pod} has ended; removing what it left"));
             remove_rest(&host, namespace, &self.name, self.keep_pvc).await
         };
-        tokio::time::timeout(deadline, all).await.map_err(|_| {
-            CliError::failure(format!(
-                "the virtual cluster {} was not gone after {} s",
-                self.name, self.timeout
-            ))
-            .hint(format!(
-                "`kubectl get pods -n {namespace}` shows what is left; run the command again"
-            ))
-        })??;
+        tokio::time::timeout(deadline, all)
+            .await
+            .map_err(|_| self.too_slow(namespace))??;
         drop(progress);
         self.forget(environment, &host, namespace)?;
-        remove_namespace(environment, &host, namespace).await?;
+        // By its Service a repeated delete would find it: with that, its
+        // namespace or not, everything ends.
+        let removed = self.remove_namespace(environment, &host, namespace).await;
+        let last = remove_services(&host, namespace, &self.name);
+        tokio::time::timeout(deadline, last)
+            .await
+            .map_err(|_| self.too_slow(namespace))??;
+        removed?;
         environment.output.done(&format!(
             "Deleted virtual cluster {} from namespace {namespace}",
             self.name
         ));
         Ok(())
+    }
+
+    /// The virtual cluster, or what an earlier delete left of it.
+    async fn find(&self, host: &Host) -> Result<Remains> {
+        let namespace = self.namespace.as_deref();
+        match tenants::search(host, &self.name, namespace).await? {
+            Ok(found) => Ok(Remains {
+                places: grants::places(&found.set),
+                namespace: found.namespace,
+            }),
+            Err(absent) => remains::find(host, &self.name, namespace)
+                .await?
+                .ok_or(absent),
+        }
+    }
+
+    fn too_slow(&self, namespace: &str) -> CliError {
+        CliError::failure(format!(
+            "the virtual cluster {} was not gone after {} s",
+            self.name, self.timeout
+        ))
+        .hint(format!(
+            "`kubectl get pods -n {namespace}` shows what is left; run the command again"
+        ))
     }
 
     /// Removes the context, and the forwarding process if there is one.
@@ -102,20 +129,67 @@ impl Delete {
         }
         Ok(())
     }
+
+    /// Removes a namespace that `create` made, once nobody uses it.
+    async fn remove_namespace(
+        &self,
+        environment: &Environment,
+        host: &Host,
+        namespace: &str,
+    ) -> Result {
+        let namespaces: Api<Namespace> = Api::all(host.client.clone());
+        let Ok(object) = namespaces.get(namespace).await else {
+            return Ok(());
+        };
+        if !is_own_namespace(&object) {
+            return Ok(());
+        }
+        let in_use = !tenants::list(host, Some(namespace)).await?.is_empty()
+        || !is_empty::<Pod>(host, namespace).await
+        // Claims that were kept, now or by an earlier delete.
+        || !is_empty::<PersistentVolumeClaim>(host, namespace).await;
+        if in_use {
+            return Ok(());
+        }
+        match namespaces.delete(namespace, &DeleteParams::default()).await {
+            Ok(_) => environment
+                .output
+                .info(&format!("Deleted namespace {namespace}")),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => {
+                return Err(from_kube(&format!("delete the namespace {namespace}"))(
+                    error,
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
-async fn remove_grants(environment: &Environment, host: &Host, found: &Found) -> Result {
-    for place in grants::places(&found.set) {
-        let removed = grants::remove(host, &found.namespace, &found.name, &place).await;
+async fn remove_grants(
+    environment: &Environment,
+    host: &Host,
+    name: &str,
+    remains: &Remains,
+) -> Result {
+    for place in &remains.places {
+        let removed = grants::remove(host, &remains.namespace, name, place).await;
         if !removed.map_err(from_kube("delete a role"))? {
             environment.output.hint(&format!(
                 "you may not remove the role and role binding {} {}: ask who may",
-                names::grant(&found.namespace, &found.name),
-                grants::somewhere(&place)
+                names::grant(&remains.namespace, name),
+                grants::somewhere(place)
             ));
         }
     }
     Ok(())
+}
+
+/// False also if it cannot be told.
+async fn is_empty<K: Kind>(host: &Host, namespace: &str) -> bool {
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    let listed = api.list_metadata(&ListParams::default().limit(1)).await;
+    listed.is_ok_and(|list| list.items.is_empty())
 }
 
 async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {
@@ -131,8 +205,8 @@ async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {
     }
 }
 
-/// Removes everything that carries the virtual cluster's mark, then its
-/// Service, and waits until the last of it has gone.
+/// Removes everything that carries the virtual cluster's mark, but for its
+/// Service, and waits until its pods have gone.
 async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -> Result {
     let synced = format!("{}={name}", marks::MANAGED_BY);
     let own = format!("app={},release={name}", marks::APP);
@@ -151,9 +225,18 @@ async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -
     remove_named::<Secret>(host, namespace, &names::certs_secret(name)).await?;
     for selector in [&synced, &own] {
         wait_gone::<Pod>(host, namespace, selector).await?;
+        if !keep_pvc {
+            wait_gone::<PersistentVolumeClaim>(host, namespace, selector).await?;
+        }
     }
-    // The owner of all the rest goes last, so that a delete that was cut short
-    // can be repeated.
+    Ok(())
+}
+
+/// Removes the Service, which owns all the rest, and waits until the last of it
+/// has gone.
+async fn remove_services(host: &Host, namespace: &str, name: &str) -> Result {
+    let synced = format!("{}={name}", marks::MANAGED_BY);
+    let own = format!("app={},release={name}", marks::APP);
     remove_all::<Service>(host, namespace, &own).await?;
     for selector in [&synced, &own] {
         wait_gone::<Service>(host, namespace, selector).await?;
@@ -162,36 +245,4 @@ async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -
     }
     wait_gone::<ServiceAccount>(host, namespace, &own).await?;
     wait_gone::<k8s_openapi::api::rbac::v1::Role>(host, namespace, &own).await
-}
-
-/// Removes a namespace that `create` made, once nobody uses it.
-async fn remove_namespace(environment: &Environment, host: &Host, namespace: &str) -> Result {
-    let namespaces: Api<Namespace> = Api::all(host.client.clone());
-    let Ok(object) = namespaces.get(namespace).await else {
-        return Ok(());
-    };
-    if !is_own_namespace(&object) {
-        return Ok(());
-    }
-    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
-    let in_use = !tenants::list(host, Some(namespace)).await?.is_empty()
-        || pods
-            .list_metadata(&ListParams::default())
-            .await
-            .map_or(true, |l| !l.items.is_empty());
-    if in_use {
-        return Ok(());
-    }
-    match namespaces.delete(namespace, &DeleteParams::default()).await {
-        Ok(_) => environment
-            .output
-            .info(&format!("Deleted namespace {namespace}")),
-        Err(error) if is_absent(&error) => {}
-        Err(error) => {
-            return Err(from_kube(&format!("delete the namespace {namespace}"))(
-                error,
-            ));
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ mod isolation;
 mod kubeconfig;
 mod kubectl_objects;
 mod kubectl_streams;
+mod removal;
 mod tenant;
 mod tutorial;
 mod walkthrough;
@@ -30,6 +31,7 @@ pub const ALL: &[Scenario] = &[
     ("custom", custom::resources),
     ("input", input::wrong_input),
     ("kubeconfig", kubeconfig::entries_and_commands),
+    ("removal", removal::deletes_cut_short),
     ("tutorial-ingress", tutorial::ingress),
     ("tutorial-nodes", tutorial::specific_nodes),
 ];
