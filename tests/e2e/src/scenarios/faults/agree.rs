@@ -247,6 +247,7 @@ pub fn runtime(world: &World) -> Result {
         .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
         .collect();
     let mut sandboxes = Vec::new();
+    let mut sandbox_ids = BTreeSet::new();
     for id in world.script(&format!("{ctr} containers list -q"))?.lines() {
         let info: Value =
             serde_json::from_str(&world.script(&format!("{ctr} containers info {id}"))?)
@@ -259,6 +260,7 @@ pub fn runtime(world: &World) -> Result {
         )?;
         if label("io.cri-containerd.kind") == "sandbox" && running.contains(id) {
             sandboxes.push(uid);
+            sandbox_ids.insert(id.to_owned());
         }
     }
     sandboxes.sort();
@@ -267,12 +269,22 @@ pub fn runtime(world: &World) -> Result {
         sandboxes == wanted,
         &format!("sandboxes {sandboxes:?} for pods {wanted:?}"),
     )?;
+    let shims = shims()?;
+    let strange: Vec<String> = shims
+        .difference(&sandbox_ids)
+        .map(|id| about(world, id))
+        .collect();
+    ensure(
+        shims == sandbox_ids,
+        &format!(
+            "{} shims for {} sandboxes; without one: {}",
+            shims.len(),
+            sandbox_ids.len(),
+            strange.join("; ")
+        ),
+    )?;
     let count = uids.len();
     for (what, command) in [
-        (
-            "shims",
-            "pgrep -f '^[^ ]*containerd-shim-runc-v2' | wc -l".to_owned(),
-        ),
         ("links", "ip -o link show type veth | wc -l".to_owned()),
         (
             "addresses",
@@ -292,6 +304,39 @@ pub fn runtime(world: &World) -> Result {
         )?;
     }
     Ok(())
+}
+
+/// The ids of the sandboxes whose shims run.
+fn shims() -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")
+        .map_err(|e| e.to_string())?
+        .flatten()
+    {
+        let text = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> = text
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        let is_shim = words[0].ends_with("containerd-shim-runc-v2");
+        let id = words.iter().position(|word| word == "-id");
+        if let (true, Some(id)) = (is_shim, id.and_then(|at| words.get(at + 1))) {
+            ids.insert(id.clone());
+        }
+    }
+    Ok(ids)
+}
+
+/// What there is to know about a shim, for whoever looks for the cause.
+fn about(world: &World, id: &str) -> String {
+    let run = world.shell(&format!(
+        "data={}; grep -h {id} $data/log/containerd.log* $data/log/supervisor.log | cut -c1-250 | tail -n 12; \
+         ls -d $data/run/io.containerd.runtime.v2.task/k8s.io/{id} 2>&1; \
+         pid=$(pgrep -f -- '-id {id}' | head -n 1); \
+         ps -o pid,ppid,etime,args --ppid $pid",
+        world.data_dir()
+    ));
+    format!("{id}:\n{}{}", run.out, run.err)
 }
 
 /// Nothing of the scenario is left on the host.

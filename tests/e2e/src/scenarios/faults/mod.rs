@@ -96,8 +96,11 @@ pub fn killed_processes(world: &World) -> Result {
         world.coracle(&format!("delete {name} -n {NAMESPACE} --timeout 300"))?;
     }
     agree::nothing_left(world, NAMESPACE)?;
-    world.kubectl(&format!("delete namespace {NAMESPACE}"))?;
-    Ok(())
+    // It was made with the first of them, and went with the last.
+    world.eventually("the end of the namespace", || {
+        let found = world.try_kubectl(&format!("get namespace {NAMESPACE}"));
+        has(&found.err, "not found")
+    })
 }
 
 fn start(world: &World, name: &'static str) -> Result<Cluster> {
