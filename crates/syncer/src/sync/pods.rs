@@ -9,7 +9,9 @@ use coracle_translate::{PodContext, VirtualName};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{create_on_host, delete_inside, delete_on_host, events, nodes, set_status, tokens};
+use super::{
+    create_on_host, data, delete_inside, delete_on_host, events, nodes, set_status, tokens,
+};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -17,6 +19,10 @@ use crate::queue::Outcome;
 
 /// How soon a pod is looked at again that waits for the address of DNS.
 const DNS_PAUSE: Duration = Duration::from_millis(20);
+
+/// How soon a pod is looked at again whose namespace is so new that it has no
+/// certificates of the cluster yet.
+const ROOT_CA_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Outcome, ApiError> {
     let inside = syncer.inside.get(Kind::Pod, name);
@@ -78,14 +84,15 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
     let translated = syncer
         .translator
         .pod_to_host(inside, &environment.context(syncer));
-    // The tokens are asked for while the host schedules the pod; its kubelet
-    // waits for the secret as it waits for any.
-    let (created, secret) = tokio::join!(
-        create_on_host(syncer, Kind::Pod, name, &translated.pod),
+    if data::lacks_root_ca(syncer, inside) {
+        return Ok(Outcome::Again(ROOT_CA_PAUSE));
+    }
+    // First what it needs, or its kubelet would look for it in vain and say so.
+    tokio::try_join!(
+        data::ensure(syncer, inside),
         tokens::ensure(syncer, inside, &translated.tokens),
-    );
-    created?;
-    secret?;
+    )?;
+    create_on_host(syncer, Kind::Pod, name, &translated.pod).await?;
     for warning in syncer.translator.pod_warnings(inside) {
         events::warn(syncer, inside, "SyncWarning", &warning).await;
     }

@@ -1,7 +1,7 @@
 //! Two API servers and a syncer between them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coracle_apiserver::access::UserInfo;
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Cluster {
     server: ApiServer,
+    /// What was asked of it by the syncer, in order: method and path.
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Cluster {
@@ -44,7 +46,8 @@ impl Cluster {
         let server = builder.build();
         builtin.prepare(None).await.unwrap();
         tokio::spawn(builtin.run(CancellationToken::new()));
-        Self { server }
+        let asked = Arc::default();
+        Self { server, asked }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -57,6 +60,23 @@ impl Cluster {
             async move { server.oneshot(request).await }
         });
         kube::Client::new(service, "default")
+    }
+
+    /// As `client`, and remembers what is asked.
+    pub fn recorded_client(&self) -> kube::Client {
+        let (inner, asked) = (self.client(), self.asked.clone());
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let line = format!("{} {}", request.method(), request.uri().path());
+            asked.lock().unwrap().push(line);
+            let inner = inner.clone();
+            async move { inner.send(request).await }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// What the syncer has asked since the last call.
+    pub fn take_asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
     }
 
     async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value, kube::Error> {
@@ -200,6 +220,12 @@ impl World {
             .inside
             .create("/api/v1/namespaces/default/serviceaccounts", account)
             .await;
+        let ca = json!({"metadata": {"name": "kube-root-ca.crt", "namespace": "default"},
+            "data": {"ca.crt": "a"}});
+        world
+            .inside
+            .create("/api/v1/namespaces/default/configmaps", ca)
+            .await;
         world
     }
 
@@ -223,7 +249,7 @@ impl World {
             host_namespace: "demo".into(),
             config: self.config.clone(),
             virtual_client: self.inside.client(),
-            host_client: self.host.client(),
+            host_client: self.host.recorded_client(),
             host_tunnel_client: tunnel,
             pod_ip: "127.0.0.1".parse().unwrap(),
             kubelet: KubeletConfig {

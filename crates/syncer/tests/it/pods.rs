@@ -12,11 +12,7 @@ async fn a_pod_lives_on_the_host_and_shows_it_inside() {
     let mut world = World::running().await;
     let (host, inside) = (world.host.clone(), world.inside.clone());
     let data = "/api/v1/namespaces/default";
-    for (kind, name) in [
-        ("configmaps", "kube-root-ca.crt"),
-        ("secrets", "settings"),
-        ("secrets", "unused"),
-    ] {
+    for (kind, name) in [("secrets", "settings"), ("secrets", "unused")] {
         let content =
             json!({"metadata": {"name": name, "namespace": "default"}, "data": {"ca.crt": "YQ=="}});
         inside.create(&format!("{data}/{kind}"), content).await;
@@ -99,6 +95,55 @@ async fn a_pod_lives_on_the_host_and_shows_it_inside() {
     inside.disappears("/api/v1/nodes/node-b").await;
     assert!(inside.get("/api/v1/nodes/node-a").await.is_some());
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pod_needs_is_on_the_host_before_it() {
+    let world = World::running().await;
+    let settings = json!({"metadata": {"name": "settings", "namespace": "default"}});
+    let path = "/api/v1/namespaces/default/secrets";
+    world.inside.create(path, settings).await;
+    world.host.take_asked();
+    world.inside.create(PODS, pod("a")).await;
+    world
+        .host
+        .appears(&format!("{HOST_PODS}/a-x-default-x-vc"))
+        .await;
+    let asked = world.host.take_asked();
+    let line = |plural: &str| format!("POST /api/v1/namespaces/demo/{plural}");
+    let created = asked.iter().position(|l| *l == line("pods")).unwrap();
+    let before = |plural: &str| {
+        let lines = asked[..created].iter();
+        lines.filter(|l| **l == line(plural)).count()
+    };
+    // The settings and the token.
+    assert!(before("secrets") >= 2, "{asked:?}");
+    assert!(before("configmaps") >= 1, "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_in_a_new_namespace_waits_for_its_certificates() {
+    let world = World::running().await;
+    let namespace = json!({"metadata": {"name": "new"}});
+    world.inside.create("/api/v1/namespaces", namespace).await;
+    let account = json!({"metadata": {"name": "default", "namespace": "new"}});
+    let path = "/api/v1/namespaces/new/serviceaccounts";
+    world.inside.create(path, account).await;
+    let mut early = pod("a");
+    early["metadata"]["namespace"] = json!("new");
+    world
+        .inside
+        .create("/api/v1/namespaces/new/pods", early)
+        .await;
+    let ca = json!({"metadata": {"name": "kube-root-ca.crt", "namespace": "new"}});
+    let path = "/api/v1/namespaces/new/configmaps";
+    world.inside.create(path, ca).await;
+    world
+        .host
+        .appears(&format!("{HOST_PODS}/a-x-new-x-vc"))
+        .await;
+    let path = "/api/v1/namespaces/demo/configmaps/kube-root-ca.crt-x-new-x-vc";
+    assert!(world.host.get(path).await.is_some(), "it came later");
 }
 
 #[tokio::test(flavor = "multi_thread")]
