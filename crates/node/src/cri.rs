@@ -236,6 +236,19 @@ impl Cri {
         Ok(call!(self.runtime, list_pod_sandbox, message, CALL_TIMEOUT)?.items)
     }
 
+    /// All sandboxes by id, and whether each is ready.
+    ///
+    /// # Errors
+    /// As the runtime answers.
+    pub async fn sandbox_states(&self) -> Result<HashMap<String, bool>> {
+        let sandboxes = self.list_sandboxes(None).await?.into_iter();
+        let states = sandboxes.map(|sandbox| {
+            let ready = sandbox.state() == cri::PodSandboxState::SandboxReady;
+            (sandbox.id, ready)
+        });
+        Ok(states.collect())
+    }
+
     /// All containers, or those of the pod with this uid.
     pub async fn list_containers(&self, pod_uid: Option<&str>) -> Result<Vec<cri::Container>> {
         let filter = pod_uid.map(|uid| cri::ContainerFilter {

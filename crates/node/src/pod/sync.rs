@@ -144,6 +144,10 @@ impl Worker {
         }
         for old in self.view.sandboxes.clone() {
             self.shared.cri.stop_sandbox(&old.id).await?;
+            // One that never had a container has nothing to tell.
+            if self.view.containers.iter().all(|c| c.sandbox_id != old.id) {
+                self.shared.cri.remove_sandbox(&old.id).await?;
+            }
         }
         let attempt = self
             .view

@@ -3,9 +3,10 @@
 //! does not find them again when it starts anew.
 //!
 //! Its record of a container is written before the shim starts and removed
-//! after the shim has ended, so a shim without a record is left over. Address
-//! and namespace come before the record: they are left over if they are older
-//! than the containerd that runs, or older than any call may take.
+//! after the shim has ended, so a shim without a record is left over. So is one
+//! that has no process to look after although its sandbox counts as stopped.
+//! Address and namespace come before the record: they are left over if they are
+//! older than the containerd that runs, or older than any call may take.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -22,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Layout, processes};
 
-/// How often shims are looked at. A shim is left over if it has no record in
-/// two looks in a row.
+/// How often shims are looked at. One that seems to be left over in two looks
+/// in a row is.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How old an address without a record must be if it was made since containerd
 /// started: the calls that make sandboxes are given up after two minutes.
@@ -80,18 +81,24 @@ impl Work {
         // Before the records are read: what has one by then is no leftover.
         let shims = find_shims(&self.layout);
         // Fails until containerd has read what an earlier one left.
-        let sandboxes = self.cri.list_sandboxes(None).await?;
-        let listed: HashSet<String> = sandboxes.into_iter().map(|s| s.id).collect();
+        let sandboxes = self.cri.sandbox_states().await?;
+        let is_ready = |shim: &Shim| sandboxes.get(&shim.id) == Some(&true);
+        let is_stopped = |shim: &Shim| sandboxes.get(&shim.id) == Some(&false);
         let now = SystemTime::now();
         let started = modified(&self.layout.cri_socket());
         let settling = started.is_some_and(|at| age(at, now) < SETTLING);
-        if !settling && shims.iter().all(|shim| listed.contains(&shim.id)) {
+        if !settling && shims.iter().all(is_ready) {
             self.looks = Looks::default();
             return Ok(());
         }
         let records = self.cri.recorded_containers().await?;
         let ids: HashSet<&str> = records.iter().map(|r| r.id.as_str()).collect();
-        for (shim, end) in self.looks.judge(shims, &ids) {
+        let is_left = |shim: &Shim| {
+            let idle = is_stopped(shim) && processes::children(shim.pid).is_empty();
+            idle || !ids.contains(shim.id.as_str())
+        };
+        let left = shims.into_iter().filter(is_left).collect();
+        for (shim, end) in self.looks.judge(left) {
             end_shim(&self.layout, &shim, end).await;
         }
         if let Some(started) = started.filter(|_| settling) {
@@ -112,19 +119,16 @@ enum End {
     Killed,
 }
 
-/// How often in a row each shim was seen without a record, by process.
+/// How often in a row each shim seemed to be left over, by process.
 #[derive(Debug, Default)]
 struct Looks(BTreeMap<i32, u32>);
 
 impl Looks {
-    /// Notes a look; tells which shims are to end.
-    fn judge(&mut self, shims: Vec<Shim>, recorded: &HashSet<&str>) -> Vec<(Shim, End)> {
+    /// Notes a look at shims that seem to be left over; tells which are to end.
+    fn judge(&mut self, left: Vec<Shim>) -> Vec<(Shim, End)> {
         let mut looks = BTreeMap::new();
         let mut ends = Vec::new();
-        for shim in shims {
-            if recorded.contains(shim.id.as_str()) {
-                continue;
-            }
+        for shim in left {
             let seen = self.0.get(&shim.pid).map_or(1, |seen| seen + 1);
             looks.insert(shim.pid, seen);
             match seen {
@@ -355,24 +359,22 @@ mod tests {
     }
 
     #[test]
-    fn a_shim_ends_when_it_has_no_record_twice_in_a_row() {
+    fn a_shim_ends_when_it_is_left_over_twice_in_a_row() {
         let shim = |pid, id: &str| Shim {
             pid,
             program: "shim".into(),
             id: id.into(),
         };
-        let all = || vec![shim(1, "a"), shim(2, "b")];
-        let (none, b) = (HashSet::new(), HashSet::from(["b"]));
+        let (a, b) = (shim(1, "a"), shim(2, "b"));
         let mut looks = Looks::default();
-        assert_eq!(looks.judge(all(), &b), []);
-        assert_eq!(looks.judge(all(), &b), [(shim(1, "a"), End::Asked)]);
-        let ends = looks.judge(all(), &none);
-        assert_eq!(ends, [(shim(1, "a"), End::Killed)]);
-        // Recorded meanwhile: the count begins anew.
-        assert_eq!(looks.judge(vec![shim(2, "b")], &b), []);
-        assert_eq!(looks.judge(vec![shim(2, "b")], &none), []);
+        assert_eq!(looks.judge(vec![a.clone()]), []);
+        let ends = looks.judge(vec![a.clone(), b.clone()]);
+        assert_eq!(ends, [(a.clone(), End::Asked)]);
+        assert_eq!(looks.judge(vec![a.clone()]), [(a, End::Killed)]);
+        // It was not in between: the count begins anew.
+        assert_eq!(looks.judge(vec![b]), []);
         // Another process of the same id is another shim.
-        assert_eq!(looks.judge(vec![shim(3, "b")], &none), []);
+        assert_eq!(looks.judge(vec![shim(3, "b")]), []);
     }
 
     #[test]
