@@ -1,11 +1,13 @@
 //! Whose host objects are whose: what is ours and has lost its virtual object
 //! goes, what is not ours is neither taken nor changed.
 
+use std::time::Instant;
+
 use coracle_config::Config;
 use coracle_machinery::object;
 use serde_json::{Value, json};
 
-use crate::clusters::World;
+use crate::clusters::{PATIENCE, World};
 
 /// Everything that can flow to the host, flows.
 const ALL: &str = "sync: {toHost: {configMaps: {all: true}, secrets: {all: true}, \
@@ -117,6 +119,11 @@ async fn what_went_inside_while_the_syncer_was_down_goes_on_the_host() {
             .await;
     }
     world.start(world.host.client()).await;
+    all_go(&world).await;
+}
+
+/// Waits until the host has no object `web` of any kind that is not going.
+async fn all_go(world: &World) {
     for (root, resource, _) in objects() {
         let what = format!("{resource} stay");
         let list = format!("{root}/namespaces/demo/{resource}");
@@ -129,6 +136,91 @@ async fn what_went_inside_while_the_syncer_was_down_goes_on_the_host() {
                 left.is_none()
             })
             .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finalizers_kept_inside_goes_on_the_host_once_they_are_done() {
+    let mut world = world().await;
+    world.start(world.host.client()).await;
+    create_inside(&world).await;
+    let kept = json!({"metadata": {"finalizers": ["example.com/kept"]}});
+    for (root, resource, _) in objects() {
+        let inside = path(root, "default", resource, "web");
+        world.inside.patch(&inside, kept.clone()).await;
+        world
+            .host
+            .appears(&path(root, "demo", resource, HOST_NAME))
+            .await;
+        world.inside.delete(&inside, Some(0)).await;
+    }
+    world.stop().await;
+    for (root, resource, _) in objects() {
+        let inside = path(root, "default", resource, "web");
+        let object = world.inside.get(&inside).await.unwrap();
+        assert!(object::is_terminating(&object), "{resource}");
+        let done = json!({"metadata": {"finalizers": null}});
+        world.inside.try_patch(&inside, done).await;
+        world.inside.disappears(&inside).await;
+    }
+    world.start(world.host.client()).await;
+    all_go(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_namespace_that_is_taken_away_stays_empty() {
+    let mut world = world().await;
+    world.start(world.host.client()).await;
+    create_inside(&world).await;
+    for (root, resource, _) in objects() {
+        let path = path(root, "demo", resource, HOST_NAME);
+        world.host.appears(&path).await;
+    }
+    let namespace = "/api/v1/namespaces/demo";
+    world.host.delete(namespace, None).await;
+    // What is new inside meanwhile is refused on the host.
+    let late = named(json!({"data": {}}), "late");
+    world
+        .inside
+        .create("/api/v1/namespaces/default/configmaps", late)
+        .await;
+    // The host's namespace controller knows no order: the Service that owns
+    // everything goes last here.
+    let own = format!("{namespace}/services/vc");
+    for (root, resource, _) in objects() {
+        empty(&world, &format!("{root}/namespaces/demo/{resource}")).await;
+    }
+    world.host.delete(&own, None).await;
+    world.host.disappears(&own).await;
+    world.stop().await;
+    for (root, resource, _) in objects() {
+        let list = format!("{root}/namespaces/demo/{resource}");
+        let list = world.host.get(&list).await.unwrap();
+        assert!(object::items(&list, "/items").is_empty(), "{list}");
+    }
+}
+
+/// Removes all objects of a list but the Service that owns everything, as often
+/// as they come again.
+async fn empty(world: &World, list: &str) {
+    let started = Instant::now();
+    loop {
+        let found = world.host.get(list).await.unwrap();
+        let names: Vec<&str> = object::items(&found, "/items")
+            .iter()
+            .map(object::name)
+            .filter(|name| !(list.ends_with("/services") && *name == "vc"))
+            .collect();
+        if names.is_empty() {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{list}: {names:?}");
+        for name in names {
+            let path = format!("{list}/{name}");
+            world.host.try_delete(&path, Some(0)).await;
+            let done = json!({"metadata": {"finalizers": null}});
+            world.host.try_patch(&path, done).await;
+        }
     }
 }
 
