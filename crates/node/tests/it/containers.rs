@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::fake_api::FakeApi;
 use crate::support::sandbox::{Containerd, enter};
+use coracle_node::cri::{Cri, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use coracle_node::{NodeConfig, run};
 use coracle_pki::CertificateAuthority;
+use k8s_cri::v1::{PodSandboxConfig, PodSandboxMetadata};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -227,6 +229,7 @@ fn pods_live_and_end() {
         services(&world).await;
         endings(&world).await;
         survival(&mut world, &mut containerd).await;
+        lost_sandbox(&mut world).await;
         removal(&world, &dir).await;
         world.stop_agent().await;
     });
@@ -553,9 +556,50 @@ async fn survival(world: &mut World, containerd: &mut Containerd) {
     assert!(said.contains("still here"));
 }
 
+/// A sandbox that never had a container, as a crash leaves it, makes room for
+/// the next.
+async fn lost_sandbox(world: &mut World) {
+    world.stop_agent().await;
+    let spec = json!({"containers": [{"name": "main", "command": ["sleep", "10000"]}]});
+    world.create("early", spec).await;
+    let uid = world.pods().get("early").await.unwrap().metadata.uid;
+    let uid = uid.unwrap();
+    let cri = Cri::new(&world.config.cri_socket);
+    let labels = [
+        (LABEL_POD_NAME, "early"),
+        (LABEL_POD_NAMESPACE, "ns"),
+        (LABEL_POD_UID, &uid),
+    ];
+    let sandbox = PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: "early".into(),
+            uid: uid.clone(),
+            namespace: "ns".into(),
+            attempt: 0,
+        }),
+        labels: labels
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        ..PodSandboxConfig::default()
+    };
+    let lost = cri.run_sandbox(sandbox).await.unwrap();
+    cri.stop_sandbox(&lost).await.unwrap();
+    world.start_agent();
+    world.ready("early").await;
+    let left = cri.list_sandboxes(Some(&uid)).await.unwrap();
+    assert!(left.len() == 1 && left[0].id != lost, "{left:?}");
+    let states = cri.sandbox_states().await.unwrap();
+    assert_eq!(states.get(&left[0].id), Some(&true));
+    let records = cri.recorded_containers().await.unwrap();
+    let record = records.iter().find(|record| record.id == left[0].id);
+    let namespace = record.unwrap().network_namespace().unwrap();
+    assert!(Path::new(&namespace).exists(), "{namespace}");
+    assert!(records.iter().all(|record| record.id != lost));
+}
+
 async fn removal(world: &World, dir: &Path) {
     let names = [
-        "web", "talker", "client", "crash", "job", "missing", "live", "after",
+        "web", "talker", "client", "crash", "job", "missing", "live", "after", "early",
     ];
     for name in names {
         world
@@ -567,7 +611,7 @@ async fn removal(world: &World, dir: &Path) {
     for name in names {
         world.wait(name, "gone", Value::is_null).await;
     }
-    let cri = coracle_node::cri::Cri::new(&world.config.cri_socket);
+    let cri = Cri::new(&world.config.cri_socket);
     let begun = Instant::now();
     while !cri.list_sandboxes(None).await.unwrap().is_empty() {
         assert!(
