@@ -34,8 +34,5 @@ pub const ALL: &[Scenario] = &[
     ("removal", removal::deletes_cut_short),
     ("tutorial-ingress", tutorial::ingress),
     ("tutorial-nodes", tutorial::specific_nodes),
+    ("faults", faults::killed_processes),
 ];
-
-/// Those that run only when they are named: they find faults that are known
-/// and not yet mended.
-pub const BY_NAME: &[Scenario] = &[("faults", faults::killed_processes)];

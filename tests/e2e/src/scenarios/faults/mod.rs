@@ -21,8 +21,9 @@ const CLUSTERS: [&str; 2] = ["fa", "fb"];
 /// The namespace inside of what is never touched.
 const STILL: &str = "still";
 
-/// How long processes are killed at random, unless the variable says so.
-const SECONDS: u64 = 60;
+/// How long processes are killed at random, unless the variable says so: a few
+/// kills for every run of the tests; minutes for whoever looks for faults.
+const SECONDS: u64 = 20;
 const SECONDS_VARIABLE: &str = "CORACLE_E2E_FAULT_SECONDS";
 /// The seed of a run, to repeat it.
 const SEED_VARIABLE: &str = "CORACLE_E2E_FAULT_SEED";
@@ -86,7 +87,8 @@ pub fn killed_processes(world: &World) -> Result {
     }
     let clusters = [start(world, CLUSTERS[0])?, start(world, CLUSTERS[1])?];
     let ledger = Ledger::new(world)?;
-    for fault in kill::all(&CLUSTERS) {
+    // The second cluster is there to see that it is left alone.
+    for fault in kill::all(&CLUSTERS[..1]) {
         one_by_one(world, &clusters, &ledger, &fault)?;
     }
     at_random(world, &clusters, &ledger)?;
