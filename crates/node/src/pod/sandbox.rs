@@ -128,7 +128,13 @@ pub fn config(
             namespace: info::namespace(pod).to_owned(),
             attempt,
         }),
-        hostname: hostname(pod, node_name),
+        // With the node's network comes the node's name, which is not ours to
+        // set: the runtime refuses to.
+        hostname: if spec.host_network() {
+            String::new()
+        } else {
+            hostname(pod, node_name)
+        },
         log_directory: settings
             .log_dir
             .join(log_directory_name(pod))
@@ -330,13 +336,15 @@ pub fn hosts_file(
     domain: Option<&str>,
     node_hosts: &str,
 ) -> String {
-    let mut text = String::from("# Managed by the node agent.\n");
+    let mut text = String::new();
     if info::spec(pod).host_network() {
+        text.push_str("# Kubernetes-managed hosts file (host network).\n");
         text.push_str(node_hosts);
         if !text.ends_with('\n') {
             text.push('\n');
         }
     } else {
+        text.push_str("# Kubernetes-managed hosts file.\n");
         text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         text.push_str("fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n");
         text.push_str("fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
@@ -435,9 +443,11 @@ mod tests {
         let linux = plain.linux.unwrap();
         assert_eq!(linux.cgroup_parent, "/kubepods/besteffort/podu");
         assert_eq!(plain.log_directory, "/var/log/pods/ns_web_u");
-        let host = namespaces(&pod(
-            json!({"containers": [], "hostNetwork": true, "hostPID": true}),
-        ));
+        assert_eq!(plain.hostname, "web");
+        let host = pod(json!({"containers": [], "hostNetwork": true, "hostPID": true}));
+        let own = config(&host, 0, "node", &settings(), &ResolvConf::default());
+        assert_eq!(own.hostname, "", "the node's name is not ours to set");
+        let host = namespaces(&host);
         assert_eq!(host.network(), cri::NamespaceMode::Node);
         assert_eq!(host.pid(), cri::NamespaceMode::Node);
         assert_eq!(host.ipc(), cri::NamespaceMode::Pod);

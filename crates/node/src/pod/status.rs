@@ -199,7 +199,7 @@ fn missing_status(
         return old.clone();
     }
     let has_init = !info::spec(input.pod).init_containers().is_empty();
-    let reason = if has_init && role == Role::Main {
+    let reason = if has_init {
         "PodInitializing"
     } else {
         "ContainerCreating"

@@ -210,8 +210,11 @@ fn init_containers_hold_the_rest_back() {
         "False ContainersNotInitialized"
     );
     let main = &status.container_statuses.as_ref().unwrap()[0];
-    let waiting = main.state.as_ref().unwrap().waiting.as_ref().unwrap();
-    assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
+    let init = &status.init_container_statuses.as_ref().unwrap()[1];
+    for container in [main, init] {
+        let waiting = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
+        assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
+    }
     let status = run(&pod, &view(&[("i", 0, "1")]), &[], false);
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     let view = view(&[("i", 0, "0"), ("s", 0, "running"), ("a", 0, "running")]);
