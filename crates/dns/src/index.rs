@@ -112,6 +112,7 @@ pub enum Answer {
 pub struct Index {
     /// Labels of the domain, last first.
     domain: Vec<String>,
+    namespaces: HashSet<String>,
     services: HashMap<Key, Service>,
     slices: HashMap<Key, Slice>,
     /// The slices of each service.
@@ -128,10 +129,25 @@ impl Index {
             .collect();
         Self {
             domain,
+            namespaces: HashSet::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
             by_service: HashMap::new(),
         }
+    }
+
+    /// Adds or (`None`) removes a namespace, which has its name alone.
+    pub fn set_namespace(&mut self, (_, name): Key, there: Option<()>) {
+        match there {
+            Some(()) => self.namespaces.insert(name),
+            None => self.namespaces.remove(&name),
+        };
+    }
+
+    /// Forgets all namespaces but these.
+    pub fn keep_namespaces(&mut self, keys: &HashSet<Key>) {
+        self.namespaces
+            .retain(|name| keys.contains(&(String::new(), name.clone())));
     }
 
     /// Adds, replaces or (`None`) removes a service.
@@ -214,7 +230,7 @@ impl Index {
     }
 
     fn has_namespace(&self, namespace: &str) -> bool {
-        self.services.keys().any(|(n, _)| n == namespace)
+        self.namespaces.contains(namespace) || self.services.keys().any(|(n, _)| n == namespace)
     }
 
     fn get(&self, namespace: &str, service: &str) -> Option<&Service> {
@@ -337,7 +353,7 @@ impl Index {
     }
 
     /// `1-2-3-4.NAMESPACE.pod`: the address that the name itself spells, in a
-    /// namespace that has services.
+    /// namespace that there is.
     fn pod(&self, namespace: &str, label: &str, question: Question) -> Option<Vec<Record>> {
         self.has_namespace(namespace).then_some(())?;
         let address = label
@@ -581,6 +597,20 @@ mod tests {
         ] {
             assert_eq!(ask(name, Question::Ptr), Answer::NotOurs, "{name}");
         }
+    }
+
+    #[test]
+    fn pods_have_names_in_namespaces_without_services() {
+        let mut index = index();
+        let namespace = || (String::new(), "quiet".to_owned());
+        let name = ["10-1-2-3", "quiet", "pod", "cluster", "local"].map(str::to_owned);
+        assert_eq!(index.answer(&name, Question::A), Answer::NoSuchName);
+        index.set_namespace(namespace(), Some(()));
+        index.keep_namespaces(&HashSet::from([namespace()]));
+        let found = Answer::Records(vec![a("10.1.2.3")]);
+        assert_eq!(index.answer(&name, Question::A), found);
+        index.set_namespace(namespace(), None);
+        assert_eq!(index.answer(&name, Question::A), Answer::NoSuchName);
     }
 
     #[test]

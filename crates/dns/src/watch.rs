@@ -17,9 +17,16 @@ use crate::index::{Endpoint, Index, Key, Port, Service, Slice};
 /// The label that names a slice's service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Follows services and slices; never returns.
+/// Follows namespaces, services and slices; never returns.
 pub async fn follow(client: Client, index: Arc<RwLock<Index>>) {
     tokio::join!(
+        follow_kind::<core::Namespace>(
+            client.clone(),
+            &index,
+            Index::set_namespace,
+            Index::keep_namespaces,
+            |_| ()
+        ),
         follow_kind::<core::Service>(
             client.clone(),
             &index,
@@ -34,6 +41,10 @@ pub async fn follow(client: Client, index: Arc<RwLock<Index>>) {
 trait Kind: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
     /// What the index keeps of it.
     type Entry;
+}
+
+impl Kind for core::Namespace {
+    type Entry = ();
 }
 
 impl Kind for core::Service {
