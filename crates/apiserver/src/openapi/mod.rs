@@ -215,11 +215,14 @@ fn custom(
     let gvk = &kind.gvk;
     let reversed: Vec<&str> = gvk.group.split('.').rev().collect();
     let name = format!("{}.{}.{}", reversed.join("."), gvk.version, gvk.kind);
+    // kubectl would refuse every field beside those that it is told of.
+    let free = form == OpenApi::V2 && schema.preserves_unknown_fields();
     let mut body = match form {
+        OpenApi::V2 if free => json!({"type": "object"}),
         OpenApi::V2 => schema.to_openapi_v2(),
         OpenApi::V3 => schema.to_openapi_v3(),
     };
-    if let Some(map) = body.as_object_mut() {
+    if let Some(map) = body.as_object_mut().filter(|_| !free) {
         let properties = map.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
             properties.insert("apiVersion".into(), json!({"type": "string"}));
@@ -229,8 +232,8 @@ fn custom(
                 form.reference(&format!("{META}.ObjectMeta")),
             );
         }
-        map.insert("x-kubernetes-group-version-kind".into(), gvk_list(gvk));
     }
+    body["x-kubernetes-group-version-kind"] = gvk_list(gvk);
     let list_gvk = with_kind(gvk, format!("{}List", gvk.kind));
     let list = json!({
         "type": "object",

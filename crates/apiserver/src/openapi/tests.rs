@@ -108,6 +108,21 @@ fn custom_kinds_are_described() {
 }
 
 #[test]
+fn kubectl_is_not_told_the_fields_of_kinds_that_take_any() {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"spec": {"type": "object"}}});
+    let schema = Schema::from_crd(&schema).unwrap();
+    let gvk = GroupVersionKind::new("stable.example.com", "v1", "CronTab");
+    let kinds = vec![Arc::new(Kind::plain(gvk, "crontabs"))];
+    let schema_of = |_: &Kind| Some(schema.clone());
+    let gvk = json!([{"group": "stable.example.com", "version": "v1", "kind": "CronTab"}]);
+    assert_eq!(
+        v2(&kinds, &schema_of)["definitions"]["com.example.stable.v1.CronTab"],
+        json!({"type": "object", "x-kubernetes-group-version-kind": gvk})
+    );
+}
+
+#[test]
 fn operations_are_those_of_the_reference_cluster() {
     let Some(dir) = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{Constraints, Handle, ListType, PatchFacts, Property, Schema, Type};
+use super::{Constraints, Handle, ListType, Name, PatchFacts, Property, Schema, Type};
 
 /// The version of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,17 @@ impl Schema {
     fn body(&self, version: OpenApi) -> Map<String, Value> {
         let node = self.node();
         let mut map = type_of(self, version);
-        if !node.properties.is_empty() {
+        // Version 2 knows no null, and what kubectl reads from it must not name
+        // some fields where there may be others: such values have no type.
+        let v2 = node.custom && version == OpenApi::V2;
+        let null = v2 && node.nullable;
+        let open = null || v2 && node.preserve_unknown;
+        if open && (null || matches!(self.kind(), Type::Object | Type::Array))
+            || v2 && self.kind() == Type::Array && node.items.is_none()
+        {
+            map.remove("type");
+        }
+        if !node.properties.is_empty() && !open {
             let properties = node.properties.iter();
             let properties: Map<String, Value> = properties
                 .map(|p| (p.name.to_string(), property(p, version)))
@@ -99,11 +109,13 @@ impl Schema {
         if let Some(values) = &node.values {
             map.insert("additionalProperties".into(), values.inline(version).into());
         }
-        if let Some(items) = &node.items {
+        if let Some(items) = node.items.as_ref().filter(|_| !open) {
             map.insert("items".into(), items.inline(version).into());
         }
-        if !node.required.is_empty() {
-            map.insert("required".into(), json!(node.required));
+        let may_lack = |name: &&Name| !v2 || !self.child(name).is_some_and(Schema::nullable);
+        let required: Vec<&Name> = node.required.iter().filter(may_lack).collect();
+        if !required.is_empty() {
+            map.insert("required".into(), json!(required));
         }
         if let Some(default) = node.default.as_ref().filter(|_| version == OpenApi::V3) {
             map.insert("default".into(), default.clone());
@@ -342,6 +354,34 @@ mod tests {
         }
         let compiled = Schema::from_crd(&schema).unwrap();
         assert_eq!(compiled.to_openapi_v3()["properties"]["spec"], expected);
+        // Version 2 has neither null nor alternatives.
+        let spec = &compiled.to_openapi_v2()["properties"]["spec"];
+        assert_eq!(
+            spec["properties"]["d"],
+            json!({"format": "int32", "minimum": 1})
+        );
+        assert_eq!(spec.get("oneOf"), None);
         assert!(compiled.has_validation_rules());
+    }
+
+    #[test]
+    fn version_2_says_nothing_of_what_may_hold_anything() {
+        let open = |name: &str| json!({"type": name, "x-kubernetes-preserve-unknown-fields": true});
+        let mut object = open("object");
+        object["properties"] = json!({"x": {"type": "string"}});
+        let schema = json!({"type": "object", "required": ["a", "n"], "properties": {
+            "a": object,
+            "n": {"type": "string", "nullable": true}}});
+        let compiled = Schema::from_crd(&schema).unwrap();
+        assert_eq!(
+            compiled.to_openapi_v2(),
+            json!({"type": "object", "required": ["a"], "properties": {
+                "a": {"x-kubernetes-preserve-unknown-fields": true},
+                "n": {}}})
+        );
+        assert_eq!(
+            compiled.to_openapi_v3()["properties"]["a"],
+            schema["properties"]["a"]
+        );
     }
 }
