@@ -8,7 +8,7 @@ use coracle_pki::TokenSigner;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
-    self, Dependencies, Extensions, KubernetesService, Quotas, ServiceAddressing,
+    self, Dependencies, Extensions, HostAddresses, KubernetesService, Quotas, ServiceAddressing,
     ensure_kubernetes_service,
 };
 use crate::auth::handlers::{OpenId, handlers};
@@ -43,6 +43,8 @@ pub struct Builtin {
     pub rbac: Arc<Rbac>,
     /// Service-account tokens.
     pub tokens: Arc<ServiceAccountTokens>,
+    /// The way to webhooks.
+    pub callouts: Arc<Callouts>,
     quotas: Arc<Quotas>,
     objects: Arc<dyn Objects>,
 }
@@ -59,6 +61,14 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
     let authorizers = Arc::new(Authorizers::new(objects.clone(), rbac.clone()));
     let authenticators = Authenticators::new(tokens.clone(), options.anonymous);
     let quotas = Arc::new(Quotas::new(objects.clone()));
+    if let ServiceAddressing::FromHost { syncer } = &options.addressing {
+        let syncer = syncer.clone();
+        builder = builder.completion(Arc::new(HostAddresses { syncer }));
+    }
+    let callouts = options.callouts.unwrap_or_else(|| {
+        let network = ClusterNetwork::new(objects.clone());
+        Arc::new(Callouts::new(Arc::new(network)))
+    });
     let rules = admission::chain(&Dependencies {
         objects: objects.clone(),
         rbac: rbac.clone(),
@@ -68,10 +78,7 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
         extensions: Arc::new(Extensions {
             objects: objects.clone(),
             registry: builder.registry(),
-            callouts: options.callouts.unwrap_or_else(|| {
-                let network = ClusterNetwork::new(objects.clone());
-                Arc::new(Callouts::new(Arc::new(network)))
-            }),
+            callouts: callouts.clone(),
         }),
     });
     let reviews = Reviews::new(authorizers.clone(), rbac.clone(), tokens.clone());
@@ -89,6 +96,7 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
     let builtin = Builtin {
         rbac,
         tokens,
+        callouts,
         quotas,
         objects,
     };

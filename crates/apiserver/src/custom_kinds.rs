@@ -2,6 +2,7 @@
 //! writes into their status what became of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_machinery::{ApiError, GroupResource, object, time};
@@ -14,6 +15,8 @@ use tower::ServiceExt;
 
 use crate::access::UserInfo;
 use crate::body::Body;
+use crate::callout::Callouts;
+use crate::convert::converter_of;
 use crate::kinds;
 use crate::server::ApiServer;
 
@@ -30,14 +33,17 @@ pub struct CustomKinds {
     /// By group and plural name: uid and generation of the definition that
     /// the registry's rows were made of.
     served: Mutex<HashMap<GroupResource, (String, i64)>>,
+    callouts: Arc<Callouts>,
 }
 
 impl CustomKinds {
-    /// Serves the definitions that are stored in this server.
-    pub fn new(server: ApiServer) -> Self {
+    /// Serves the definitions that are stored in this server. `callouts` is
+    /// the way to webhooks that convert their objects.
+    pub fn new(server: ApiServer, callouts: Arc<Callouts>) -> Self {
         Self {
             server,
             served: Mutex::default(),
+            callouts,
         }
     }
 
@@ -162,10 +168,14 @@ impl CustomKinds {
         if taken {
             return Err(format!("\"{kind}\" is already in use"));
         }
-        let rows = kinds::custom(crd).map_err(|errors| {
+        let mut rows = kinds::custom(crd).map_err(|errors| {
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             texts.join(", ")
         })?;
+        let converter = converter_of(crd, &self.callouts);
+        for row in &mut rows {
+            row.converter = converter.clone();
+        }
         registry.set(rows);
         served.insert(resource.clone(), state);
         Ok(())

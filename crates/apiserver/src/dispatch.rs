@@ -27,7 +27,7 @@ use crate::write::delete::success;
 use crate::write::meta;
 use crate::write::options::{DeleteOptions, WriteOptions};
 use crate::write::update::STALE;
-use crate::write::{Deleted, MAX_ATTEMPTS, Part, Writer};
+use crate::write::{Deleted, MAX_ATTEMPTS, Part, Writer, Written};
 
 /// A request to a stored resource, with all that its verb needs.
 pub(crate) struct Call<'a> {
@@ -354,7 +354,15 @@ impl Call<'_> {
         let warn = |text: String| self.context.warn(text);
         let writer = self.writer(&options, &warn);
         let written = writer.create(self.namespace(), object).await?;
-        written.respond(&self.resource, &self.shaper)
+        self.respond(written).await
+    }
+
+    /// The answer to a write of the object itself.
+    async fn respond(&self, written: Written) -> Result<Response<Body>, ApiError> {
+        let (user, resource) = (&self.context.user, &self.resource);
+        let written = self.server.completed(user, resource, written).await;
+        let written = resource.serve_written(written).await?;
+        written.respond(resource, &self.shaper)
     }
 
     async fn put(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
@@ -379,7 +387,7 @@ impl Call<'_> {
             }
             outcome => outcome?,
         };
-        written.respond(&self.resource, &self.shaper)
+        self.respond(written).await
     }
 
     async fn patch(&self, body: Body, part: Part) -> Result<Response<Body>, ApiError> {
@@ -416,7 +424,7 @@ impl Call<'_> {
             match created {
                 // Somebody was quicker to create it: apply to that.
                 Err(error) if error.reason == Reason::AlreadyExists => {}
-                outcome => return outcome?.respond(resource, &self.shaper),
+                outcome => return self.respond(outcome?).await,
             }
         }
         Err(ApiError::conflict(
@@ -479,6 +487,7 @@ impl Call<'_> {
                 Ok(json_value(StatusCode::OK, &status))
             }
             Deleted::Marked(written) => {
+                let written = self.resource.serve_written(written).await?;
                 let bytes =
                     self.shaper
                         .single(&self.resource, &written.stored, written.revision)?;

@@ -187,6 +187,17 @@ pub trait Admission: Send + Sync + 'static {
     }
 }
 
+/// What somebody else fills in right after a write, and the writer's answer
+/// waits for.
+pub trait Completion: Send + Sync + 'static {
+    /// True if such objects are completed, and the caller is not the one who
+    /// does so.
+    fn handles(&self, user: &UserInfo, resource: &Resource) -> bool;
+
+    /// True if the object, in the stored form, lacks something.
+    fn awaited(&self, object: &Value) -> bool;
+}
+
 /// A check behind `/readyz` and `/livez`.
 #[async_trait]
 pub trait HealthCheck: Send + Sync + 'static {

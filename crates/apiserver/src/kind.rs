@@ -11,6 +11,8 @@ use coracle_machinery::schema::Schema;
 use coracle_machinery::{FieldError, GroupResource, GroupVersionKind};
 use serde_json::Value;
 
+use crate::convert::Converter;
+
 /// Where objects of a kind live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -97,6 +99,9 @@ pub struct Kind {
     /// How its objects are stored, if under another group or version than
     /// this one; the strategy that counts is then that of the stored kind.
     pub stored_as: Option<StoredAs>,
+    /// Who converts its objects between versions, if these differ in more than
+    /// their names.
+    pub converter: Option<Arc<dyn Converter>>,
     /// Its rules.
     pub strategy: Arc<dyn Strategy>,
     /// How `kubectl get` shows it.
@@ -123,6 +128,7 @@ impl Kind {
             verbs: Verb::ALL,
             subresources: Vec::new(),
             ttl_seconds: None,
+            converter: None,
             stored_as: None,
             strategy: Arc::new(NoRules),
             table: Arc::new(NameAndAge::default()),

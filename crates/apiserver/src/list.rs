@@ -42,10 +42,11 @@ pub async fn get(
     shaper: &Shaper,
 ) -> Result<Response<Body>, ApiError> {
     reach(storage, at_least.unwrap_or(0)).await?;
-    let kv = storage
+    let mut kv = storage
         .get(resource, namespace, name)
         .await?
         .ok_or_else(|| ApiError::not_found(&resource.group_resource, name))?;
+    resource.serve_items(std::slice::from_mut(&mut kv)).await?;
     let bytes = shaper.single(resource, &kv.value, kv.mod_revision)?;
     Ok(json_bytes(StatusCode::OK, bytes))
 }
@@ -181,7 +182,8 @@ impl Listing {
     /// Reads on from where the last page ended.
     async fn read(&mut self, limit: usize) -> Result<Page, ApiError> {
         self.request.limit = Some(limit);
-        let page = self.storage.list(self.request.clone()).await?;
+        let mut page = self.storage.list(self.request.clone()).await?;
+        self.resource.serve_items(&mut page.items).await?;
         self.request.revision = Some(page.revision);
         if let Some(last) = page.items.last() {
             self.request.after = Some(last.key.clone());

@@ -76,6 +76,9 @@ impl Resource {
         if let Some(stored) = &self.kind.stored_as {
             object = stored.conversion.to_stored(object);
         }
+        if self.kind.converter.is_some() {
+            return object; // Before it is written, somebody is asked.
+        }
         object["apiVersion"] = self.stored_api_version.clone().into();
         object["kind"] = self.stored_kind.gvk.kind.clone().into();
         object

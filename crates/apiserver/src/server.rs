@@ -15,7 +15,8 @@ use tower::Service;
 
 use crate::access::{Authenticator, Authorizer};
 use crate::body::{Body, BoxError};
-use crate::hooks::{Admission, Connector, Handler, HealthCheck, HookTable, Route};
+use crate::completion;
+use crate::hooks::{Admission, Completion, Connector, Handler, HealthCheck, HookTable, Route};
 use crate::kind::Kind;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -55,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) connectors: HookTable<dyn Connector>,
     pub(crate) routes: Vec<Arc<dyn Route>>,
     pub(crate) checks: Vec<Arc<dyn HealthCheck>>,
+    pub(crate) completions: Vec<Arc<dyn Completion>>,
+    pub(crate) waiting: Semaphore,
     pub(crate) version: Value,
     pub(crate) metrics: Metrics,
     pub(crate) mutating: Arc<Semaphore>,
@@ -107,6 +110,7 @@ pub struct Builder {
     connectors: HookTable<dyn Connector>,
     routes: Vec<Arc<dyn Route>>,
     checks: Vec<Arc<dyn HealthCheck>>,
+    completions: Vec<Arc<dyn Completion>>,
     version: Value,
     limits: Limits,
     stop: CancellationToken,
@@ -128,6 +132,7 @@ impl Builder {
             connectors: HookTable::default(),
             routes: Vec::new(),
             checks: Vec::new(),
+            completions: Vec::new(),
             version: json!({
                 "major": "1",
                 "minor": "36",
@@ -229,6 +234,13 @@ impl Builder {
         self
     }
 
+    /// Lets answers to writes wait until somebody else completed the object.
+    #[must_use]
+    pub fn completion(mut self, rule: Arc<dyn Completion>) -> Self {
+        self.completions.push(rule);
+        self
+    }
+
     /// Sets what `/version` answers.
     #[must_use]
     pub fn version(mut self, version: Value) -> Self {
@@ -257,6 +269,8 @@ impl Builder {
                 connectors: self.connectors,
                 routes: self.routes,
                 checks: self.checks,
+                completions: self.completions,
+                waiting: completion::places(),
                 version: self.version,
                 metrics: Metrics::default(),
                 mutating: Arc::new(Semaphore::new(limits.mutating)),

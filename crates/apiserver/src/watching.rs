@@ -278,15 +278,18 @@ impl Watching {
             self.position = event.revision();
             if let Some(change) = self.filter.admits_event(&event, &self.resource) {
                 let first = !std::mem::replace(&mut self.columns_sent, true);
-                let line = self.shaper.event(&self.resource, &event, change, first)?;
-                return Ok(Some(line));
+                let line = self
+                    .resource
+                    .serve_event(&self.shaper, &event, change, first);
+                return line.await.map(Some);
             }
         }
     }
 
     /// A page of the initial state, and the bookmark after the last one.
     async fn initial_page(&mut self, mut initial: Initial) -> Result<Bytes, ApiError> {
-        let page = self.storage.list(initial.request.clone()).await?;
+        let mut page = self.storage.list(initial.request.clone()).await?;
+        self.resource.serve_items(&mut page.items).await?;
         let mut out = Vec::new();
         for item in &page.items {
             if (!initial.exact || item.key == initial.request.prefix)

@@ -17,7 +17,7 @@ use coracle_store::Store;
 use serde_json::{Value, json};
 
 use crate::Error;
-use crate::control_plane::{ControlPlaneOptions, ServiceAddresses};
+use crate::control_plane::{ControlPlaneOptions, SYNCER, ServiceAddresses};
 
 /// The issuer in service-account tokens, before the cluster's domain.
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -50,7 +50,9 @@ pub fn build(
 fn addressing(options: &ControlPlaneOptions) -> Result<ServiceAddressing, Error> {
     Ok(match range(options)? {
         Some(cidr) => ServiceAddressing::allocate(cidr),
-        None => ServiceAddressing::FromHost,
+        None => ServiceAddressing::FromHost {
+            syncer: SYNCER.to_owned(),
+        },
     })
 }
 

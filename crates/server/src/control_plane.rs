@@ -28,6 +28,9 @@ use crate::renewal;
 /// How long connections may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// The user name of a virtual cluster's syncer.
+pub(crate) const SYNCER: &str = "system:coracle-syncer";
+
 /// Settings of a control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneOptions {
@@ -96,7 +99,7 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let kubelet_tls = tls::client_config_for(pki.ca.cert_pem(), &certificates.calling)?;
     let (server, builtin) = api::build(store, &pki.tokens, kubelet_tls, options)?;
     api::bootstrap(&server, &builtin, options).await?;
-    let custom = CustomKinds::new(server.clone());
+    let custom = CustomKinds::new(server.clone(), builtin.callouts.clone());
     custom.load().await?;
 
     let stop_serving = CancellationToken::new();
@@ -291,11 +294,5 @@ fn write_credentials(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<(), 
     write_private(&directory.join("ca.crt"), pki.ca.cert_pem())?;
     // Last: the syncer starts, and starts again, when it sees this file.
     let syncer = directory.join("syncer.kubeconfig");
-    pki.write_kubeconfig(
-        &syncer,
-        &options.context,
-        &local,
-        "system:coracle-syncer",
-        masters,
-    )
+    pki.write_kubeconfig(&syncer, &options.context, &local, SYNCER, masters)
 }

@@ -34,6 +34,7 @@ pub use self::kubernetes_service::{KubernetesService, ensure_kubernetes_service}
 use self::policies::Policies;
 pub(crate) use self::policies::expression_errors;
 pub use self::quota::Quotas;
+pub(crate) use self::service_ip::HostAddresses;
 pub use self::service_ip::ServiceAddressing;
 use self::webhooks::Webhooks;
 use crate::access::Authorizer;

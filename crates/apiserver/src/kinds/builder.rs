@@ -66,6 +66,7 @@ impl Row {
             subresources: Vec::new(),
             ttl_seconds: None,
             stored_as: None,
+            converter: None,
             strategy: Arc::new(NoRules),
             table: columns::default_table(),
         })

@@ -53,7 +53,14 @@ fn finalize(old: &Value, new: Value) -> Result<Value, ApiError> {
 }
 
 fn approval(old: &Value, new: Value) -> Result<Value, ApiError> {
-    let mut object = based_on(old, &new);
+    let mut object = new.clone();
+    for part in ["spec", "status"] {
+        match (object.as_object_mut(), old.get(part)) {
+            (Some(map), Some(kept)) => map.insert(part.to_owned(), kept.clone()),
+            (Some(map), None) => map.remove(part),
+            (None, _) => None,
+        };
+    }
     take(&mut object, &new, "status", "conditions");
     let now = meta::now();
     let conditions = object.pointer_mut("/status/conditions");

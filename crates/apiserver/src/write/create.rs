@@ -29,6 +29,7 @@ impl Writer<'_> {
                 "resourceVersion should not be set on objects to be created",
             ));
         }
+        let mut object = self.resource.at_stored_version(object).await?;
         let strategy = self.resource.strategy();
         self.drop_status(&mut object);
         strategy.default(&mut object);

@@ -53,8 +53,16 @@ impl Writer<'_> {
                 .get(self.resource, namespace, name)
                 .await?
                 .ok_or_else(|| ApiError::not_found(resource, name))?;
-            let old = codec::parse(&present.value, present.mod_revision)?;
-            let new = change(&old)?;
+            let mut old = codec::parse(&present.value, present.mod_revision)?;
+            let new = if self.resource.kind.converter.is_some() {
+                // Who changes it sees the version that is served.
+                let shown = self.resource.at_served_version(old.clone()).await?;
+                let new = change(&shown)?;
+                old = self.resource.at_stored_version(old).await?;
+                self.resource.at_stored_version(new).await?
+            } else {
+                change(&old)?
+            };
             if let Some(written) = self.attempt(&present, &old, new, part).await? {
                 return Ok(written);
             }
@@ -203,6 +211,13 @@ const RESETS_METADATA: &[&str] = &[
     "storage.k8s.io",
 ];
 
+/// Metadata of single kinds that a write of the status does not change:
+/// group, resource, field.
+const KEPT_BY_STATUS: &[(&str, &str, &str)] = &[
+    ("", "pods", "ownerReferences"),
+    ("apps", "deployments", "labels"),
+];
+
 /// Undoes what this part of the object may not change.
 fn restrict(writer: &Writer<'_>, new: &mut Value, old: &Value, part: Part) {
     match part {
@@ -227,7 +242,12 @@ fn restrict(writer: &Writer<'_>, new: &mut Value, old: &Value, part: Part) {
             } else {
                 STATUS_METADATA
             };
-            for field in fields {
+            let kept = |field: &&str| {
+                KEPT_BY_STATUS.iter().any(|(group, resource, kept)| {
+                    storage.group == *group && storage.resource == *resource && kept == field
+                })
+            };
+            for field in fields.iter().filter(|field| !kept(field)) {
                 match metadata.get(*field) {
                     Some(value) => {
                         metadata_mut(new).insert((*field).to_owned(), value.clone());

@@ -19,12 +19,21 @@ async fn server() -> (Caller, Builtin) {
 
 /// A server whose webhooks are called in that way.
 pub async fn server_with(callouts: Option<Arc<Callouts>>) -> (Caller, Builtin) {
+    let addressing = ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap());
+    server_of(addressing, callouts).await
+}
+
+/// A server whose services get their addresses in that way.
+pub async fn server_of(
+    addressing: ServiceAddressing,
+    callouts: Option<Arc<Callouts>>,
+) -> (Caller, Builtin) {
     let builder = ApiServer::builder(store()).kinds(kinds::builtin());
     let options = BuiltinOptions {
         signer: Arc::new(TokenSigner::generate().unwrap()),
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
         anonymous: true,
-        addressing: ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap()),
+        addressing,
         callouts,
     };
     let (builder, builtin) = install(builder, options);
@@ -275,7 +284,12 @@ async fn requesters_of_certificates_are_who_asks() {
         message.contains("not permitted to approve requests with signerName"),
         "{message}"
     );
-    admin.put(&target, &approved).await.ok();
+    approved["metadata"]["annotations"] = json!({"why": "asked"});
+    approved["spec"]["signerName"] = json!("example.com/other");
+    let done = admin.put(&target, &approved).await.ok();
+    assert_eq!(done["metadata"]["annotations"]["why"], "asked");
+    assert_eq!(done["status"]["conditions"][0]["type"], "Approved");
+    assert_eq!(done["spec"], made["spec"]);
 }
 
 #[tokio::test]
@@ -292,4 +306,22 @@ async fn writes_of_a_status_may_annotate() {
         .await
         .ok();
     assert_eq!(patched["metadata"]["annotations"]["a"], "b");
+}
+
+#[tokio::test]
+async fn writes_of_a_deployment_s_status_do_not_label() {
+    let (admin, _) = server().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "d", "labels": {"a": "b"}}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    admin.post(path, &deployment).await.ok();
+    let patch = json!({"metadata": {"labels": {"a": "c"}}, "status": {"replicas": 1}}).to_string();
+    let merge = "application/merge-patch+json";
+    let target = format!("{path}/d/status");
+    let patched = admin.call("PATCH", &target, merge, &patch);
+    let patched = patched.await.ok();
+    assert_eq!(patched["metadata"]["labels"]["a"], "b");
+    assert_eq!(patched["status"]["replicas"], 1);
 }

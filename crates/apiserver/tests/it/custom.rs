@@ -1,5 +1,8 @@
 //! Kinds that CustomResourceDefinitions define.
 
+use std::sync::Arc;
+
+use coracle_apiserver::callout::{Callouts, ClusterNetwork};
 use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::{ApiServer, kinds};
 use serde_json::{Value, json};
@@ -24,6 +27,11 @@ fn crd(group: &str, plural: &str, kind: &str) -> Value {
             }],
         },
     })
+}
+
+fn custom_kinds(server: ApiServer) -> CustomKinds {
+    let network = ClusterNetwork::new(server.objects());
+    CustomKinds::new(server, Arc::new(Callouts::new(Arc::new(network))))
 }
 
 /// Waits for a state of the definition that `wanted` accepts.
@@ -51,7 +59,7 @@ async fn definitions_come_live_and_go() {
     let namespace = json!({"metadata": {"name": "default"}});
     caller.post("/api/v1/namespaces", &namespace).await.ok();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(CustomKinds::new(server).run(stop.clone()));
+    let task = tokio::spawn(custom_kinds(server).run(stop.clone()));
 
     let definition = crd("stable.example.com", "crontabs", "CronTab");
     caller.post(CRDS, &definition).await.ok();
@@ -81,7 +89,7 @@ async fn built_in_kinds_are_not_replaced() {
     let caller = Caller(server.clone());
     let definition = crd("rbac.authorization.k8s.io", "roles", "Role");
     caller.post(CRDS, &definition).await.ok();
-    CustomKinds::new(server).load().await.unwrap();
+    custom_kinds(server).load().await.unwrap();
     let name = "roles.rbac.authorization.k8s.io";
     let refused = caller.get(&format!("{CRDS}/{name}")).await.ok();
     assert!(condition(
@@ -119,7 +127,7 @@ async fn defaults_reach_what_was_stored_before_them() {
     let at = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/n";
     *definition.pointer_mut(at).unwrap() = json!({"type": "integer"});
     let made = caller.post(CRDS, &definition).await.ok();
-    let custom = CustomKinds::new(server);
+    let custom = custom_kinds(server);
     custom.load().await.unwrap();
     let objects = "/apis/late.example.com/v1/namespaces/default/crontabs";
     let object = json!({"apiVersion": "late.example.com/v1", "kind": "CronTab", "metadata": {"name": "x"}, "spec": {}});
@@ -174,7 +182,7 @@ async fn rules_of_definitions_are_kept() {
     );
 
     caller.post(CRDS, &definition).await.ok();
-    CustomKinds::new(server).load().await.unwrap();
+    custom_kinds(server).load().await.unwrap();
     let objects = "/apis/rules.example.com/v1/namespaces/default/scales";
     let object = |min: i64, class: &str| {
         json!({"apiVersion": "rules.example.com/v1", "kind": "Scale", "metadata": {"name": "x"},

@@ -7,6 +7,10 @@ mod support;
 mod basics;
 #[cfg(test)]
 mod builtin;
+#[cfg(test)]
+mod completion;
+#[cfg(test)]
+mod conversion;
 mod custom;
 #[cfg(test)]
 mod listener;

@@ -21,12 +21,13 @@ use crate::builtin::server_with;
 use crate::support::Caller;
 
 /// What a service answers: the `response`, without its uid.
-type Answer = fn(path: &str, request: &Value) -> Value;
+pub type Answer = fn(path: &str, request: &Value) -> Value;
 
 /// A webhook service on loopback, found under any name.
-struct Service {
+pub struct Service {
     address: SocketAddr,
-    bundle: String,
+    /// The authority that vouches for it.
+    pub bundle: String,
     seen: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -43,7 +44,7 @@ impl Resolve for Everywhere {
 }
 
 impl Service {
-    async fn start(answer: Answer) -> Self {
+    pub async fn start(answer: Answer) -> Self {
         let ca = CertificateAuthority::generate("webhooks").unwrap();
         let pair = ca
             .issue_server(
@@ -98,8 +99,12 @@ impl Service {
     }
 
     async fn server(&self) -> Caller {
-        let callouts = Callouts::new(Arc::new(Everywhere(self.address)));
-        server_with(Some(Arc::new(callouts))).await.0
+        server_with(Some(self.callouts())).await.0
+    }
+
+    /// The way to it.
+    pub fn callouts(&self) -> Arc<Callouts> {
+        Arc::new(Callouts::new(Arc::new(Everywhere(self.address))))
     }
 
     /// A configuration of one webhook for writes of ConfigMaps.
@@ -122,7 +127,8 @@ impl Service {
         json!({"kind": kind, "metadata": {"name": path.replace('/', "a")}, "webhooks": [webhook]})
     }
 
-    fn seen(&self) -> Vec<Value> {
+    /// What it was asked since the last look.
+    pub fn seen(&self) -> Vec<Value> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 }

@@ -185,7 +185,10 @@ impl World {
     pub async fn new() -> Self {
         let world = Self {
             host: Cluster::new(ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap())).await,
-            inside: Cluster::new(ServiceAddressing::FromHost).await,
+            inside: Cluster::new(ServiceAddressing::FromHost {
+                syncer: "test".into(),
+            })
+            .await,
             authority: CertificateAuthority::generate("test").unwrap(),
             config: Config::default(),
             running: None,

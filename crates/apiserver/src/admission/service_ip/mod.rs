@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use self::pool::{Owner, Pool, Refusal};
 use super::{Ipv4Cidr, is};
-use crate::hooks::{Admission, AdmissionRequest, Operation};
+use crate::access::UserInfo;
+use crate::hooks::{Admission, AdmissionRequest, Completion, Operation};
 use crate::objects::Objects;
 use crate::registry::Resource;
 
@@ -28,7 +29,10 @@ pub enum ServiceAddressing {
         node_ports: RangeInclusive<u16>,
     },
     /// Another cluster, whose addresses a syncer writes into the services.
-    FromHost,
+    FromHost {
+        /// The syncer's user name.
+        syncer: String,
+    },
 }
 
 impl ServiceAddressing {
@@ -52,9 +56,25 @@ impl ServiceAddresses {
             ServiceAddressing::Allocate { cidr, node_ports } => {
                 Some(Pool::new(objects, cidr, node_ports))
             }
-            ServiceAddressing::FromHost => None,
+            ServiceAddressing::FromHost { .. } => None,
         };
         Self { pool }
+    }
+}
+
+/// Lets the answers to writers of services wait for the host's addresses.
+pub(crate) struct HostAddresses {
+    /// Who writes them and need not wait.
+    pub(crate) syncer: String,
+}
+
+impl Completion for HostAddresses {
+    fn handles(&self, user: &UserInfo, resource: &Resource) -> bool {
+        is(resource, "", "services") && user.username != self.syncer
+    }
+
+    fn awaited(&self, service: &Value) -> bool {
+        shape::lacks_address(service)
     }
 }
 
@@ -229,6 +249,12 @@ mod tests {
             node_ports: ports,
         };
         ServiceAddresses::new(objects.clone(), addressing)
+    }
+
+    fn from_host() -> ServiceAddressing {
+        ServiceAddressing::FromHost {
+            syncer: "syncer".into(),
+        }
     }
 
     fn service(name: &str, spec: Value) -> Value {
@@ -414,7 +440,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_written_alone_is_followed_by_the_list() {
-        let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
+        let rule = ServiceAddresses::new(FakeObjects::new(), from_host());
         let update = Try {
             operation: Operation::Update,
             ..Try::create(&rule, "services")
@@ -443,7 +469,7 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_of_the_host_are_left_to_the_syncer() {
-        let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
+        let rule = ServiceAddresses::new(FakeObjects::new(), from_host());
         let got = Try::create(&rule, "services")
             .pass(service("s", node_port(Value::Null)))
             .await
@@ -455,7 +481,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_families_are_not_to_be_had() {
-        let rule = ServiceAddresses::new(FakeObjects::new(), ServiceAddressing::FromHost);
+        let rule = ServiceAddresses::new(FakeObjects::new(), from_host());
         let create = Try::create(&rule, "services");
         for (spec, text) in [
             (

@@ -49,6 +49,14 @@ pub(super) fn node_ports(service: &Value) -> Vec<i64> {
         .collect()
 }
 
+/// True if the service will get an address or a port that it does not have.
+pub(super) fn lacks_address(service: &Value) -> bool {
+    let lacks_port = |port: &Value| blank(port.get("nodePort"));
+    needs_address(service) && blank(service.pointer("/spec/clusterIP"))
+        || needs_node_ports(service) && object::items(service, "/spec/ports").iter().any(lacks_port)
+        || needs_health_check(service) && blank(service.pointer("/spec/healthCheckNodePort"))
+}
+
 fn blank(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,

@@ -160,6 +160,32 @@ impl Strategy for CustomResourceDefinition {
             }
         }
         crd_versions(&mut errors, spec, &path.child("versions"));
+        let conversion = &spec["conversion"];
+        let at = path.child("conversion");
+        let strategy = str_at(conversion, "strategy");
+        if !["None", "Webhook"].contains(&strategy) {
+            let known = ["None", "Webhook"];
+            errors.push(FieldError::not_supported(
+                &at.child("strategy"),
+                strategy,
+                &known,
+            ));
+        } else if strategy == "Webhook" {
+            let webhook = &conversion["webhook"];
+            if !webhook["clientConfig"].is_object() {
+                let detail = "required when strategy is set to Webhook";
+                errors.push(FieldError::required(
+                    &at.child("webhookClientConfig"),
+                    detail,
+                ));
+            }
+            if list(webhook, "conversionReviewVersions").is_empty() {
+                errors.push(FieldError::required(
+                    &at.child("conversionReviewVersions"),
+                    "",
+                ));
+            }
+        }
         if errors.is_empty()
             && let Err(found) = crate::kinds::custom(object)
         {
