@@ -29,7 +29,8 @@ async fn as_syncer(caller: &Caller, method: &str, target: &str, body: &Value) ->
 #[tokio::test]
 async fn a_service_is_answered_with_the_addresses_of_the_host() {
     let caller = server().await;
-    let mut watch = Lines::open(&caller, &format!("{SERVICES}?watch=1")).await;
+    let target = format!("{SERVICES}?watch=1&fieldSelector=metadata.name=web");
+    let mut watch = Lines::open(&caller, &target).await;
     let syncer = async {
         // What is created comes without an address, and gets one.
         let mut service = watch.next().await.unwrap()["object"].clone();
