@@ -307,7 +307,7 @@ pub fn runtime(world: &World) -> Result {
 }
 
 /// The ids of the sandboxes whose shims run.
-fn shims() -> Result<BTreeSet<String>> {
+pub fn shims() -> Result<BTreeSet<String>> {
     let mut ids = BTreeSet::new();
     for entry in std::fs::read_dir("/proc")
         .map_err(|e| e.to_string())?

@@ -4,6 +4,7 @@
 mod agree;
 mod kill;
 mod load;
+mod lost;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -164,6 +165,9 @@ fn still() -> String {
 fn one_by_one(world: &World, clusters: &[Cluster], ledger: &Ledger, fault: &Fault) -> Result {
     let before = agree::still_pods(world, clusters)?;
     let restarts = agree::restarts(world, NAMESPACE)?;
+    if *fault == Fault::Containerd {
+        lost::plant(world)?;
+    }
     let started = Instant::now();
     let killed = fault.kill(world)?;
     ensure(killed > 0, &format!("{fault}: no such process"))?;
