@@ -2,6 +2,7 @@
 //! asked for. kubectl reads from them which fields there are, and from the
 //! query parameters of operations what the server can do.
 
+mod descriptions;
 mod operation;
 mod paths;
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::kind::Kind;
+use descriptions::Descriptions;
 
 /// The version that documents state.
 const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -178,16 +180,28 @@ fn document(
         }
         paths::of_kind(&mut paths, kind, &body, &list, form);
     }
+    let descriptions = Descriptions::of(&versions_of(kinds));
     for name in names {
         if let Some(schema) = builtin().definition(name) {
-            let definition = match form {
+            let mut definition = match form {
                 OpenApi::V2 => schema.to_openapi_v2(),
                 OpenApi::V3 => schema.to_openapi_v3(),
             };
+            descriptions.describe(name, &mut definition, form);
             definitions.insert(name.to_owned(), definition);
         }
     }
     (paths, definitions)
+}
+
+/// The groups and versions of kinds and of their subresources.
+fn versions_of(kinds: &[&Kind]) -> Vec<GroupVersion> {
+    let subresources = kinds.iter().flat_map(|kind| &kind.subresources);
+    let others = subresources.filter_map(|s| s.kind.as_ref());
+    let own = kinds.iter().map(|kind| &kind.gvk);
+    own.chain(others)
+        .map(GroupVersionKind::group_version)
+        .collect()
 }
 
 fn with_kind(gvk: &GroupVersionKind, kind: String) -> GroupVersionKind {
