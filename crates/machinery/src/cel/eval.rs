@@ -75,6 +75,7 @@ impl<'a, 'b> Evaluation<'a, 'b> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one table, an arm an expression")]
     pub(super) fn run(&mut self, expression: &'a Expr) -> Outcome<'a> {
         self.budget.spend(1)?;
         match &expression.node {

@@ -9,6 +9,7 @@ mod isolation;
 mod kubeconfig;
 mod kubectl_objects;
 mod kubectl_streams;
+mod pages;
 mod removal;
 mod tenant;
 mod tutorial;
@@ -32,6 +33,7 @@ pub const ALL: &[Scenario] = &[
     ("input", input::wrong_input),
     ("kubeconfig", kubeconfig::entries_and_commands),
     ("removal", removal::deletes_cut_short),
+    ("pages", pages::tell_the_truth),
     ("tutorial-ingress", tutorial::ingress),
     ("tutorial-nodes", tutorial::specific_nodes),
     ("faults", faults::killed_processes),

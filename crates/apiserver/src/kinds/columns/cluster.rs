@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{KindName, NONE, UNKNOWN, age, count, name, number, table, text, text_or};
 use crate::kind::TableConvertor;
 
+#[expect(clippy::too_many_lines, reason = "one table, a row a kind")]
 pub(super) fn of(kind: KindName<'_>) -> Option<Arc<dyn TableConvertor>> {
     Some(match kind {
         ("", "Node") => nodes(),

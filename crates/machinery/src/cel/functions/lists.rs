@@ -8,6 +8,7 @@ use crate::cel::eval::Budget;
 use crate::cel::{Error, Val, fail, ops};
 
 /// A function of a list.
+#[expect(clippy::too_many_lines, reason = "one table, an arm a function")]
 pub(super) fn call<'a>(name: &str, all: &[Val<'a>], budget: &mut Budget) -> Outcome<'a> {
     let [list, rest @ ..] = all else {
         return no_overload();
