@@ -32,6 +32,13 @@ impl Found {
         })
     }
 
+    /// True if its data outlives its pod: it lies in a claim of its own.
+    pub fn keeps_data(&self) -> bool {
+        let spec = self.set.spec.as_ref();
+        let claims = spec.and_then(|s| s.volume_claim_templates.as_ref());
+        claims.is_some_and(|claims| !claims.is_empty())
+    }
+
     /// `Running`, `Pending`, `Paused` or `Terminating`.
     pub fn status(&self) -> &'static str {
         let wanted = self.set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);

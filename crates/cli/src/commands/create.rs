@@ -132,6 +132,14 @@ impl Create {
             self.name,
             started.elapsed().as_secs_f64()
         ));
+        let claim = &config.control_plane.stateful_set.persistence.volume_claim;
+        if claim.enabled && !tenant.persistent {
+            environment.output.hint(
+                "the host has no default storage class, so the data of this virtual cluster \
+                 lives in its pod and is lost with it; \
+                 controlPlane.statefulSet.persistence.volumeClaim.storageClass chooses a class",
+            );
+        }
         if self.connect {
             connect::switch(environment, &host, &self.name, &namespace).await
         } else {
@@ -264,7 +272,8 @@ fn image(config: &Config) -> String {
 }
 
 /// A claim is made if it is wanted and the host can fill it: an explicit class,
-/// or a default one. Who may not read classes gets what was asked for.
+/// or a default one. For who may not read classes it is made as well: a claim
+/// that waits is seen, and data that is lost with its pod cannot be had back.
 async fn wants_claim(host: &Host, config: &Config) -> bool {
     let claim = &config.control_plane.stateful_set.persistence.volume_claim;
     if !claim.enabled || !claim.storage_class.is_empty() {
@@ -279,7 +288,7 @@ async fn wants_claim(host: &Host, config: &Config) -> bool {
                 .get(DEFAULT)
                 .is_some_and(|v| v == "true")
         }),
-        Err(_) => false,
+        Err(_) => true,
     }
 }
 

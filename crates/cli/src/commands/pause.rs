@@ -17,7 +17,9 @@ use crate::tenants::{self, Found};
 
 /// Stop a virtual cluster and its workloads; its data stays
 ///
-/// Pods that no controller looks after are gone for good.
+/// Pods that no controller looks after are gone for good. A virtual cluster
+/// that was made on a host without a default storage class keeps its data in its
+/// pod, and is not paused unless its loss is asked for.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  coracle pause team-a\n  coracle resume team-a")]
 pub struct Pause {
@@ -26,6 +28,9 @@ pub struct Pause {
     /// The host namespace that carries it
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Pause it even if its data is lost
+    #[arg(long)]
+    discard_data: bool,
     /// How long to wait until its pods are gone, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     timeout: u64,
@@ -49,10 +54,12 @@ impl Pause {
     /// Runs the command; again on a paused one, it finishes what is left.
     ///
     /// # Errors
-    /// If there is no such virtual cluster, or the host refuses.
+    /// If there is no such virtual cluster, it would lose its data, or the host
+    /// refuses.
     pub async fn run(self, environment: &Environment) -> Result {
         let host = environment.host().await?;
         let found = tenants::find(&host, &self.name, self.namespace.as_deref()).await?;
+        self.check_data(&found)?;
         let namespace = found.namespace.as_str();
         let progress = environment
             .output
@@ -84,6 +91,22 @@ impl Pause {
             self.name
         ));
         Ok(())
+    }
+}
+
+impl Pause {
+    fn check_data(&self, found: &Found) -> Result {
+        if self.discard_data || found.keeps_data() {
+            return Ok(());
+        }
+        Err(CliError::failure(format!(
+            "virtual cluster {} keeps its data in its pod and would lose all of it",
+            found.name
+        ))
+        .hint(
+            "`--discard-data` pauses it all the same; one made with \
+             `--set controlPlane.statefulSet.persistence.volumeClaim.enabled=true` keeps its data",
+        ))
     }
 }
 
@@ -138,4 +161,39 @@ async fn scale(host: &Host, found: &Found, replicas: u32) -> Result {
     .await
     .map(drop)
     .map_err(from_kube("scale the StatefulSet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(spec: serde_json::Value) -> Found {
+        let set = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": spec});
+        Found {
+            name: "a".into(),
+            namespace: "n".into(),
+            set: serde_json::from_value(set).unwrap(),
+        }
+    }
+
+    #[test]
+    fn data_is_not_discarded_unasked() {
+        let template = json!({"metadata": {}, "spec": {"containers": []}});
+        let base = json!({"selector": {}, "serviceName": "a", "template": template});
+        let mut kept = base.clone();
+        kept["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+        for (spec, discard_data, allowed) in [
+            (&base, false, false),
+            (&base, true, true),
+            (&kept, false, true),
+        ] {
+            let pause = Pause {
+                name: "a".into(),
+                namespace: None,
+                discard_data,
+                timeout: 1,
+            };
+            assert_eq!(pause.check_data(&found(spec.clone())).is_ok(), allowed);
+        }
+    }
 }
