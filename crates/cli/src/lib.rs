@@ -6,6 +6,7 @@ mod grants;
 mod host;
 mod kubeconfig;
 mod manifests;
+mod memory;
 mod objects;
 mod output;
 mod policies;
@@ -79,6 +80,7 @@ pub fn main() -> ExitCode {
     {
         return sandbox::run();
     }
+    memory::economise();
     product::called_as(std::env::args_os().next().as_deref());
     let matches = product::rename(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
