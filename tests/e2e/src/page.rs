@@ -135,8 +135,20 @@ fn word(word: &str) -> String {
     if is_age(bare) || is_address(bare) {
         return word.replace(bare, "~");
     }
-    let segments: Vec<&str> = word.split('-').map(segment).collect();
+    let mut segments: Vec<&str> = word.split('-').collect();
+    if let Some(at) = segments.windows(UUID.len()).position(is_uuid) {
+        segments.splice(at..at + UUID.len(), ["~"]);
+    }
+    let segments: Vec<&str> = segments.into_iter().map(segment).collect();
     segments.join("-")
+}
+
+/// The lengths of the parts of a UUID.
+const UUID: [usize; 5] = [8, 4, 4, 4, 12];
+
+fn is_uuid(parts: &[&str]) -> bool {
+    let hexadecimal = |part: &&str| part.chars().all(|c| c.is_ascii_hexdigit());
+    parts.iter().map(|part| part.len()).eq(UUID) && parts.iter().all(hexadecimal)
 }
 
 /// `4s`, `3m12s`, `0.9`, `1.2s`.
@@ -198,6 +210,10 @@ mod tests {
             ("first\n...\nlast\n", "first\nsecond\nthird\nlast\n"),
             ("ready after 0.9 s", "ready after 1.4 s"),
             ("at 10.96.0.12:80", "at 10.96.200.4:80"),
+            (
+                "pvc-b73a5933-8cf9-49bc-9f41-fe7d3d306a8b 5Gi",
+                "pvc-00000000-8cf9-49bc-9f41-0123456789ab 5Gi",
+            ),
             ("", "\n"),
         ] {
             assert_eq!(compare(shown, seen), Ok(()), "{shown}");
