@@ -10,6 +10,9 @@ use crate::world::{Result, World};
 /// Set to write pages instead of checking them.
 const WRITE: &str = "CORACLE_E2E_WRITE_PAGES";
 
+/// How lines of progress begin where there is no terminal.
+const PROGRESS: &str = "info  Waiting";
+
 /// Plays README.md and the pages below `docs/`.
 pub fn tell_the_truth(world: &World) -> Result {
     if !world.own_host() {
@@ -79,7 +82,9 @@ fn run(world: &World, directory: &Path, command: &str) -> Result<String> {
         directory.display()
     ));
     if run.code == 0 {
-        return Ok(run.out);
+        // Progress: a terminal shows it in a line that goes away.
+        let lines = run.out.split_inclusive('\n');
+        return Ok(lines.filter(|l| !l.starts_with(PROGRESS)).collect());
     }
     Err(format!(
         "$ {command}\nended with {}:\n{}",
