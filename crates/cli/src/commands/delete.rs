@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 
-use super::removal::{Kind, remove_all, remove_named, remove_optional, wait_gone};
+use super::removal::{anything_in, remove_all, remove_named, remove_optional, wait_gone};
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
 use crate::grants;
@@ -144,11 +144,14 @@ impl Delete {
         if !is_own_namespace(&object) {
             return Ok(());
         }
-        let in_use = !tenants::list(host, Some(namespace)).await?.is_empty()
-        || !is_empty::<Pod>(host, namespace).await
-        // Claims that were kept, now or by an earlier delete.
-        || !is_empty::<PersistentVolumeClaim>(host, namespace).await;
-        if in_use {
+        if !tenants::list(host, Some(namespace)).await?.is_empty() {
+            return Ok(());
+        }
+        // Claims that were kept, now or by an earlier delete, among others.
+        if let Some(left) = anything_in(host, namespace).await? {
+            environment.output.hint(&format!(
+                "the namespace {namespace} is kept for what is in it, such as {left}"
+            ));
             return Ok(());
         }
         match namespaces.delete(namespace, &DeleteParams::default()).await {
@@ -183,13 +186,6 @@ async fn remove_grants(
         }
     }
     Ok(())
-}
-
-/// False also if it cannot be told.
-async fn is_empty<K: Kind>(host: &Host, namespace: &str) -> bool {
-    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
-    let listed = api.list_metadata(&ListParams::default().limit(1)).await;
-    listed.is_ok_and(|list| list.items.is_empty())
 }
 
 async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {

@@ -3,7 +3,11 @@
 use coracle_config::marks;
 use coracle_config::model::ToHost;
 use futures::TryStreamExt as _;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Preconditions};
@@ -104,6 +108,61 @@ pub async fn remove_named<K: Kind>(host: &Host, namespace: &str, name: &str) -> 
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(from_kube(&format!("delete {name}"))(error)),
     }
+}
+
+/// Something that is left in a namespace, as `service/web`; nothing that every
+/// namespace has, and nothing that comes and goes by itself.
+///
+/// # Errors
+/// As the host answers.
+pub async fn anything_in(host: &Host, namespace: &str) -> Result<Option<String>> {
+    macro_rules! first_of {
+        ($($kind:ty),* $(,)?) => {
+            $(if let Some(found) = first::<$kind>(host, namespace).await? {
+                return Ok(Some(found));
+            })*
+        };
+    }
+    first_of!(
+        Pod,
+        Service,
+        PersistentVolumeClaim,
+        ConfigMap,
+        Secret,
+        ServiceAccount,
+        Deployment,
+        StatefulSet,
+        DaemonSet,
+        ReplicaSet,
+        Job,
+        CronJob,
+        Ingress,
+    );
+    Ok(None)
+}
+
+/// What every namespace has from the start.
+const GIVEN: &[&str] = &["kube-root-ca.crt", "default"];
+
+async fn first<K: Kind>(host: &Host, namespace: &str) -> Result<Option<String>> {
+    let doing = format!("list the {} of namespace {namespace}", K::plural(&()));
+    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
+    let list = match api.list_metadata(&ListParams::default()).await {
+        Ok(list) => list,
+        // A host without that kind has none of it.
+        Err(error) if is_absent(&error) => return Ok(None),
+        // Who cannot see what is there must not remove it.
+        Err(error) if is_forbidden(&error) => {
+            return Ok(Some(format!("perhaps {}", K::plural(&()))));
+        }
+        Err(error) => return Err(from_kube(&doing)(error)),
+    };
+    // The garbage collector or a controller is about to remove it.
+    let stays = |object: &PartialObjectMeta<K>| object.metadata.deletion_timestamp.is_none();
+    let names = list.iter().filter(|o| stays(o)).map(|o| o.name_any());
+    let kind = K::kind(&()).to_lowercase();
+    let mut names = names.filter(|name| !GIVEN.contains(&name.as_str()));
+    Ok(names.next().map(|name| format!("{kind}/{name}")))
 }
 
 /// Waits until no object matches. Watches, so that it ends at once.

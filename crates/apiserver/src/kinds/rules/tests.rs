@@ -45,6 +45,20 @@ fn valid_objects_have_no_errors() {
             json!({"selector": selector, "serviceName": "s", "template": template(labels.clone(), None)}),
         ),
         (
+            "StatefulSet",
+            json!({
+                "selector": selector,
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [{
+                    "name": "c", "image": "nginx",
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                }]}},
+                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}},
+                }}],
+            }),
+        ),
+        (
             "DaemonSet",
             json!({"selector": selector, "template": template(labels.clone(), None)}),
         ),

@@ -227,7 +227,7 @@ impl Strategy for StatefulSet {
         let mut errors = Vec::new();
         let path = FieldPath::new("spec");
         let spec = &object["spec"];
-        replicated(&mut errors, spec, &path, "statefulset");
+        replicated(&mut errors, &with_claims(spec), &path, "statefulset");
         super::one_of(
             &mut errors,
             spec,
@@ -420,6 +420,33 @@ fn replicated(errors: &mut Errors, spec: &Value, path: &FieldPath, name: &str) {
             template(errors, spec, path, None);
         }
     }
+}
+
+/// The spec of a StatefulSet, with the volumes that its pods get in the place
+/// of the claims it makes for them: containers mount those too.
+fn with_claims(spec: &Value) -> Value {
+    let claims: Vec<Value> = list(spec, "volumeClaimTemplates")
+        .iter()
+        .map(|claim| claim["metadata"]["name"].clone())
+        .collect();
+    let mut spec = spec.clone();
+    let Some(template) = spec.pointer_mut("/template/spec") else {
+        return spec;
+    };
+    let others = list(template, "volumes").iter();
+    let others = others.filter(|volume| !claims.contains(&volume["name"]));
+    let mut volumes: Vec<Value> = others.cloned().collect();
+    volumes.extend(
+        claims
+            .iter()
+            .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})),
+    );
+    if let Some(template) = template.as_object_mut()
+        && !claims.is_empty()
+    {
+        template.insert("volumes".to_owned(), volumes.into());
+    }
+    spec
 }
 
 /// `spec.template`, whose labels `selector` must match and whose pods never
