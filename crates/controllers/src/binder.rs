@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use self::choice::{Step, choose};
+use self::choice::{Policy, Step, choose};
 use crate::api::Api;
 use crate::context::{Context, Task, enqueue_self};
 use crate::error::{Error, found};
+use crate::events::{Recorder, Severity};
 use crate::informer::Store;
 use crate::objects::Kind;
+use crate::objects::core::Node;
 use crate::objects::storage::{Claim, StorageClass, Volume};
 use crate::queue::{Key, Next, Queue};
 
@@ -21,6 +23,8 @@ const WORKERS: usize = 1;
 
 struct Binder {
     api: Api,
+    events: Recorder,
+    nodes: Arc<Store<Node>>,
     claims: Arc<Store<Claim>>,
     volumes: Arc<Store<Volume>>,
     classes: Arc<Store<StorageClass>>,
@@ -32,6 +36,8 @@ pub(crate) fn start(context: &Context) -> Task {
     let queue = Queue::new();
     let binder = Arc::new(Binder {
         api: context.api.clone(),
+        events: context.events.clone(),
+        nodes: context.store(),
         claims: context.store(),
         volumes: context.store(),
         classes: context.store(),
@@ -52,6 +58,17 @@ pub(crate) fn start(context: &Context) -> Task {
         for claim in claims.all() {
             if claim.status.phase != "Bound" {
                 of_volumes.add(claim.metadata.key());
+            }
+        }
+    });
+    // A class may come after the claims that name it.
+    let (of_classes, claims) = (queue.clone(), binder.claims.clone());
+    binder.classes.subscribe(move |change| {
+        let class = change.latest().metadata.name.as_str();
+        for claim in claims.all() {
+            let waits = claim.status.phase != "Bound";
+            if waits && claim.spec.storage_class_name.as_deref() == Some(class) {
+                of_classes.add(claim.metadata.key());
             }
         }
     });
@@ -78,19 +95,72 @@ impl Binder {
             return Ok(());
         };
         let class = claim.spec.storage_class_name.as_deref().unwrap_or_default();
-        let waits = self
-            .classes
-            .get("", class)
-            .is_some_and(|c| c.waits_for_consumer());
-        match choose(&claim, &self.volumes.all(), waits) {
-            Step::Wait => Ok(()),
+        let found = self.classes.get("", class);
+        let selected = claim.metadata.annotation(SELECTED_NODE);
+        let policy = Policy {
+            waits: found.as_ref().is_some_and(|c| c.waits_for_consumer()),
+            selected: selected.and_then(|node| self.nodes.get("", node)),
+        };
+        match choose(&claim, &self.volumes.all(), &policy) {
+            Step::Done => Ok(()),
             Step::Lost => {
                 let status = json!({"status": {"phase": "Lost"}});
                 self.patch::<Claim>(&claim.metadata.key(), "status", &status)
                     .await
             }
             Step::Bind(volume) => self.bind(&claim, &volume).await,
+            Step::AwaitConsumer => {
+                let message = "waiting for first consumer to be created before binding";
+                self.tell(&claim, Severity::Normal, "WaitForFirstConsumer", message);
+                Ok(())
+            }
+            Step::Provision if class.is_empty() => {
+                let message =
+                    "no persistent volumes available for this claim and no storage class is set";
+                self.tell(&claim, Severity::Normal, "FailedBinding", message);
+                Ok(())
+            }
+            Step::Provision => self.provision(&claim, class, found.as_deref()).await,
         }
+    }
+
+    /// Asks the provisioner of the claim's class for a volume.
+    async fn provision(
+        &self,
+        claim: &Claim,
+        name: &str,
+        class: Option<&StorageClass>,
+    ) -> Result<(), Error> {
+        let Some(class) = class else {
+            let message = format!("storageclass.storage.k8s.io \"{name}\" not found");
+            self.tell(claim, Severity::Warning, "ProvisioningFailed", &message);
+            return Ok(());
+        };
+        let provisioner = class.provisioner.as_str();
+        if provisioner == NO_PROVISIONER {
+            return Ok(());
+        }
+        if claim.metadata.annotation(PROVISIONER) != Some(provisioner) {
+            let patch = json!({"metadata": {"annotations": {
+                PROVISIONER: provisioner, PROVISIONER_BETA: provisioner,
+            }}});
+            self.patch::<Claim>(&claim.metadata.key(), "", &patch)
+                .await?;
+            let message = format!(
+                "Waiting for a volume to be created either by the external provisioner \
+                 '{provisioner}' or manually by the system administrator. If volume creation is \
+                 delayed, please verify that the provisioner is running and correctly registered."
+            );
+            self.tell(claim, Severity::Normal, "ExternalProvisioning", &message);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, claim: &Claim, severity: Severity, reason: &'static str, message: &str) {
+        let about = (Claim::RESOURCE, &claim.metadata);
+        let component = "persistentvolume-controller";
+        self.events
+            .record(component, about, severity, reason, message.to_owned());
     }
 
     /// Reserves the volume first, so that a crash in between leaves nothing
@@ -168,4 +238,10 @@ impl Binder {
 }
 
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+/// The name by which older provisioners know it.
+const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
+/// The provisioner of classes whose volumes somebody makes by hand.
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";

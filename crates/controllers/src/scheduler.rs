@@ -66,7 +66,8 @@ struct Scheduler {
     waiting: Arc<Waiting>,
 }
 
-/// Pods that found no node, and how often they tried.
+/// Pods that found no node, and how often they tried; zero for those whose
+/// volumes are being made.
 #[derive(Default)]
 struct Waiting {
     pods: Mutex<HashMap<Key, u32>>,
@@ -78,10 +79,13 @@ impl Waiting {
     }
 
     /// Something changed: every waiting pod tries again, after a pause that
-    /// grows with its attempts.
+    /// grows with its attempts; none for one that waits for its volumes.
     fn wake(&self, queue: &Queue) {
         for (key, attempts) in self.lock().iter() {
-            let pause = FIRST_PAUSE * 2u32.pow(attempts.saturating_sub(1).min(4));
+            let pause = match attempts.checked_sub(1) {
+                Some(failures) => FIRST_PAUSE * 2u32.pow(failures.min(4)),
+                None => Duration::ZERO,
+            };
             queue.add_after(key.clone(), pause.min(MAX_PAUSE));
         }
     }
@@ -253,7 +257,7 @@ impl Scheduler {
                     )?;
                 }
                 // The claim's binding wakes the pod.
-                self.waiting.lock().entry(key).or_insert(1);
+                self.waiting.lock().insert(key, 0);
                 Ok(Next::After(LOOK_ANYWAY))
             }
             Decision::Refuse(unplaced, nomination) => {

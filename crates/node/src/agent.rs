@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cri::Cri;
 use crate::downward::NodeFacts;
 use crate::events::Recorder;
+use crate::local_volumes::LocalVolumes;
 use crate::network::{self, NetworkError};
 use crate::node_object;
 use crate::pod::manager::{Manager, PodIndex};
@@ -37,6 +38,8 @@ pub struct NodeConfig {
     pub node_ip: IpAddr,
     /// Addresses of this node's pods, as in `10.244.0.0/24`.
     pub pod_cidr: String,
+    /// Addresses of the pods of all nodes: traffic among them keeps its source.
+    pub cluster_cidr: String,
     /// Addresses of services, as in `10.96.0.0/16`.
     pub service_cidr: String,
     /// Cluster DNS server that pods are told of.
@@ -65,10 +68,25 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// Most pods that run at once.
     pub max_pods: u32,
-    /// Whether to serve services (nftables).
-    pub serve_proxy: bool,
+    /// What the agent's rules serve (nftables).
+    pub proxy: Proxied,
+    /// Name of the table of these rules.
+    pub rules_table: String,
     /// Name of the pods' bridge, at most 15 characters.
     pub bridge: String,
+    /// Directory of the volumes that are made for claims; none are made
+    /// without it.
+    pub local_volumes: Option<PathBuf>,
+}
+
+/// What the service proxy of an agent serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proxied {
+    /// Services, and the host ports of its own pods.
+    Services,
+    /// Those host ports alone: another agent of the same network serves
+    /// services.
+    HostPorts,
 }
 
 /// Why the agent could not start or had to stop.
@@ -148,14 +166,23 @@ pub async fn run(
     let server = kubelet::Server::bind(Arc::clone(&shared)).await?;
     let node = node_object::Keeper::new(Arc::clone(&shared), machine, server.port());
     let proxy = async {
-        if config.serve_proxy {
-            proxy::run(
-                Arc::clone(&shared),
-                services.clone(),
-                services_changed,
-                stop.clone(),
-            )
-            .await;
+        proxy::run(
+            Arc::clone(&shared),
+            services.clone(),
+            services_changed,
+            stop.clone(),
+        )
+        .await;
+    };
+    let local_volumes = async {
+        if let Some(directory) = config.local_volumes.clone() {
+            let volumes = LocalVolumes {
+                node: config.node_name.clone(),
+                directory,
+                client: client.clone(),
+                events: shared.events.clone(),
+            };
+            volumes.run(stop.clone()).await;
         }
     };
     let manager = async {
@@ -170,6 +197,7 @@ pub async fn run(
         server.run(stop.clone()),
         node.run(stop.clone()),
         proxy,
+        local_volumes,
         manager,
         async {
             // The service watch ends with the token as well.

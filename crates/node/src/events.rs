@@ -1,4 +1,4 @@
-//! Events about pods and the node, written in the background.
+//! Events about pods, claims and the node, written in the background.
 //!
 //! Recording never waits and never fails: when the queue is full an event is
 //! lost. Equal events are counted in one object.
@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{
+    Event, EventSource, Node, ObjectReference, PersistentVolumeClaim, Pod,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -97,6 +99,26 @@ impl Recorder {
             api_version: Some("v1".to_owned()),
             name: node.metadata.name.clone(),
             uid: node.metadata.uid.clone(),
+            ..Default::default()
+        };
+        self.send(object, kind, reason, message.into());
+    }
+
+    /// An event about a claim.
+    pub fn claim(
+        &self,
+        claim: &PersistentVolumeClaim,
+        kind: Kind,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let object = ObjectReference {
+            kind: Some("PersistentVolumeClaim".to_owned()),
+            api_version: Some("v1".to_owned()),
+            name: claim.metadata.name.clone(),
+            namespace: claim.metadata.namespace.clone(),
+            uid: claim.metadata.uid.clone(),
+            resource_version: claim.metadata.resource_version.clone(),
             ..Default::default()
         };
         self.send(object, kind, reason, message.into());

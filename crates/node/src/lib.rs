@@ -11,6 +11,7 @@ mod downward;
 mod env;
 mod events;
 mod kubelet;
+mod local_volumes;
 mod network;
 mod node_object;
 mod pod;
@@ -19,7 +20,8 @@ mod quantity;
 mod teardown;
 mod volumes;
 
-pub use agent::{Error, NodeConfig, run};
+pub use agent::{Error, NodeConfig, Proxied, run};
+pub use local_volumes::PROVISIONER as LOCAL_PROVISIONER;
 pub use network::ADDRESSES;
 pub use teardown::{TeardownError, teardown};
 pub use volumes::mounts::{remove_tree, unmount_below};

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::agent::NodeConfig;
+use crate::agent::{NodeConfig, Proxied};
 
 /// Why the network could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +107,9 @@ pub async fn prepare(config: &NodeConfig) -> Result<(), NetworkError> {
         tracing::warn!(
             "bridged packets bypass the service proxy: pods that reach themselves through a service may fail"
         );
+    }
+    if config.proxy == Proxied::HostPorts {
+        return write_cni(config, pods);
     }
     let route = services.to_string();
     ip(&[

@@ -9,7 +9,6 @@ use k8s_cri::v1::PodSandbox;
 
 use crate::cri::{Cri, CriError};
 use crate::network::delete_table;
-use crate::proxy::ruleset::TABLE;
 use crate::volumes::mounts::unmount_below;
 
 /// Pods stopped at once: each runs CNI plugins and runc.
@@ -36,17 +35,21 @@ pub enum TeardownError {
 }
 
 /// Ends all containers of a runtime, and removes their networks, the mounts
-/// below the agent's `data_dir`, and the rules of services. What pods have on
+/// below the agent's `data_dir`, and its table of rules. What pods have on
 /// disk stays: an agent started later finds ended pods, as after a reboot, and
 /// treats each as its restart policy says. No agent must run any more.
 ///
 /// # Errors
 /// The first failure; the rest is stopped nonetheless.
-pub async fn teardown(cri_socket: &Path, data_dir: &Path) -> Result<(), TeardownError> {
+pub async fn teardown(
+    cri_socket: &Path,
+    data_dir: &Path,
+    rules_table: &str,
+) -> Result<(), TeardownError> {
     let cri = Cri::new(cri_socket);
     let mut result = stop_pods(&cri).await;
     result = result.and(unmount_below(&data_dir.join("pods")).map_err(TeardownError::Mounts));
-    let rules = delete_table(TABLE)
+    let rules = delete_table(rules_table)
         .await
         .map_err(|e| TeardownError::Rules(e.to_string()));
     result.and(rules)

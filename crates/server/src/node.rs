@@ -19,6 +19,8 @@ pub struct NodeOptions {
     pub node_ip: IpAddr,
     /// The range of its pods' addresses.
     pub pod_cidr: String,
+    /// The range of all pods' addresses.
+    pub cluster_cidr: String,
     /// The range of service addresses.
     pub service_cidr: String,
     /// The address of cluster DNS.
@@ -31,10 +33,17 @@ pub struct NodeOptions {
     pub cni_conf_dir: PathBuf,
     /// The bridge that pods are attached to.
     pub bridge: String,
+    /// The name of its table of rules.
+    pub rules_table: String,
+    /// Another agent on this network serves services.
+    pub host_ports_only: bool,
     /// Volumes of pods, and `kubelet.crt`, `kubelet.key`, `ca.crt`.
     pub data_dir: PathBuf,
     /// Where pods' logs go.
     pub log_dir: PathBuf,
+    /// Directory of the volumes that are made for claims; none are made
+    /// without it.
+    pub local_volumes: Option<PathBuf>,
     /// Address of the node's own API.
     pub listen: SocketAddr,
 }
@@ -65,6 +74,7 @@ async fn work(options: NodeOptions, shutdown: CancellationToken) -> Result<(), E
         node_name: options.name,
         node_ip: options.node_ip,
         pod_cidr: options.pod_cidr,
+        cluster_cidr: options.cluster_cidr,
         service_cidr: options.service_cidr,
         cluster_dns: options.cluster_dns,
         cluster_domain: options.cluster_domain,
@@ -76,8 +86,14 @@ async fn work(options: NodeOptions, shutdown: CancellationToken) -> Result<(), E
         cgroup_parent: "/kubepods".to_owned(),
         labels: BTreeMap::new(),
         max_pods: MAX_PODS,
-        serve_proxy: true,
+        proxy: if options.host_ports_only {
+            coracle_node::Proxied::HostPorts
+        } else {
+            coracle_node::Proxied::Services
+        },
+        rules_table: options.rules_table,
         bridge: options.bridge,
+        local_volumes: options.local_volumes,
     };
     coracle_node::run(config, client, shutdown)
         .await

@@ -41,7 +41,10 @@ pub struct HostCommand {
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Start the host cluster and switch the kubeconfig to it (needs root)
-    #[command(after_help = "Examples:\n  coracle host up\n  coracle host up --port 7443")]
+    #[command(
+        after_help = "Examples:\n  coracle host up\n  coracle host up --port 7443
+  coracle host up --nodes 3"
+    )]
     Up(Settings),
     /// Stop the host cluster with all its pods; its data stays
     #[command(after_help = "Examples:\n  coracle host down\n  coracle host down --purge")]
@@ -72,9 +75,15 @@ struct Settings {
     /// The port of the API server on loopback
     #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// The name of the node [default: the machine's host name]
+    /// The name of the node [default: the machine's host name]; further ones
+    /// are NAME-2, NAME-3 and so on
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    /// How many nodes there are, all on this machine [default: as many as there
+    /// were, or 1]
+    #[arg(long, value_name = "NUMBER",
+        value_parser = clap::value_parser!(u8).range(1..=i64::from(host::MAX_NODES)))]
+    nodes: Option<u8>,
 }
 
 #[derive(Args, Debug)]
@@ -140,6 +149,13 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
         environment
             .output
             .info(&format!("the host is running already (process {pid})"));
+        if settings.nodes.is_some_and(|n| n != layout.node_count()) {
+            return Err(CliError::failure(format!(
+                "the running host has another number of nodes: {}",
+                layout.node_count()
+            ))
+            .hint("`coracle host down` stops it and keeps its data; then start it again"));
+        }
         return write_context(environment, &layout);
     }
     node_name(settings)?;
@@ -197,6 +213,9 @@ fn supervisor(
     if let Some(name) = &settings.node_name {
         command.arg(format!("--node-name={name}"));
     }
+    if let Some(nodes) = settings.nodes {
+        command.arg(format!("--nodes={nodes}"));
+    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -252,8 +271,11 @@ async fn run(settings: &Settings) -> Result {
         let _ = writeln!(std::io::stdout(), "{message}");
     };
     super::roles::start_logging()?;
+    let data_dir = absolute(&settings.data.data_dir)?;
+    let remembered = Layout::new(&data_dir).node_count();
     let options = HostOptions {
-        data_dir: absolute(&settings.data.data_dir)?,
+        data_dir,
+        nodes: settings.nodes.unwrap_or(remembered),
         port: settings.port,
         node_name: node_name(settings)?,
         program: std::env::current_exe()
@@ -357,6 +379,7 @@ fn status(environment: &Environment, arguments: &Status) -> Result {
     let value = json!({
         "running": pid.is_some(),
         "pid": pid,
+        "nodes": layout.node_count(),
         "dataDir": layout.root(),
         "context": CONTEXT,
         "kubeconfig": layout.admin_kubeconfig(),
@@ -374,6 +397,7 @@ fn status(environment: &Environment, arguments: &Status) -> Result {
                     "  context  {CONTEXT}\n  data     {}\n",
                     layout.root().display()
                 ));
+                data(&format!("  nodes    {}\n", layout.node_count()));
                 data(&format!("  logs     {}\n", layout.logs().display()));
             }
             None => {

@@ -211,6 +211,9 @@ pub struct Node {
     /// The range of its pods' addresses
     #[arg(long, value_name = "CIDR")]
     pod_cidr: String,
+    /// The range of all pods' addresses
+    #[arg(long, value_name = "CIDR")]
+    cluster_cidr: String,
     /// The range of service addresses
     #[arg(long, value_name = "CIDR")]
     service_cidr: String,
@@ -229,12 +232,22 @@ pub struct Node {
     /// The bridge that pods are attached to
     #[arg(long, value_name = "NAME")]
     bridge: String,
+    /// The name of its table of rules
+    #[arg(long, default_value = "coracle-node", value_name = "NAME")]
+    rules_table: String,
+    /// Leave services to another agent of this network
+    #[arg(long)]
+    host_ports_only: bool,
     /// Where pods' volumes and the node's keys are (kubelet.crt, kubelet.key, ca.crt)
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// Where pods' logs go
     #[arg(long, value_name = "DIR")]
     log_dir: PathBuf,
+    /// Where volumes are made for claims of the class of local paths; none are
+    /// made without it
+    #[arg(long, value_name = "DIR")]
+    local_volumes: Option<PathBuf>,
     /// Address of the node's own API
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -252,14 +265,18 @@ impl Node {
             name: self.name,
             node_ip: self.node_ip,
             pod_cidr: self.pod_cidr,
+            cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cidr,
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain,
             cri_socket: self.cri_socket,
             cni_conf_dir: self.cni_conf_dir,
             bridge: self.bridge,
+            rules_table: self.rules_table,
+            host_ports_only: self.host_ports_only,
             data_dir: self.data_dir,
             log_dir: self.log_dir,
+            local_volumes: self.local_volumes,
             listen: self.listen,
         };
         Ok(node::run(options, shutdown).await?)

@@ -5,22 +5,37 @@ use std::sync::Arc;
 
 use coracle_machinery::Quantity;
 
+use crate::objects::core::Node;
 use crate::objects::storage::{Claim, Volume};
+use crate::placement::matches_selector;
 use crate::selector;
 
 /// What is to be done for a claim.
 pub(super) enum Step {
     /// Nothing, until something changes.
-    Wait,
+    Done,
+    /// Nothing, until the scheduler has placed a pod that uses it.
+    AwaitConsumer,
+    /// There is no volume for it: one has to be made.
+    Provision,
     /// Its volume is gone for good.
     Lost,
     /// Bind it to this one.
     Bind(Arc<Volume>),
 }
 
-/// Decides about a claim. `waits` says that its class leaves the choice to the
-/// scheduler, who has to place the pod first.
-pub(super) fn choose(claim: &Claim, volumes: &[Arc<Volume>], waits: bool) -> Step {
+/// What the class of a claim and the scheduler say about it.
+#[derive(Default)]
+pub(super) struct Policy {
+    /// The class leaves the choice to the scheduler, who has to place the pod
+    /// first.
+    pub waits: bool,
+    /// The node that the scheduler has chosen.
+    pub selected: Option<Arc<Node>>,
+}
+
+/// Decides about a claim.
+pub(super) fn choose(claim: &Claim, volumes: &[Arc<Volume>], policy: &Policy) -> Step {
     let bound = claim.status.phase == "Bound";
     let wanted = claim.spec.volume_name.as_str();
     if !wanted.is_empty() {
@@ -28,11 +43,11 @@ pub(super) fn choose(claim: &Claim, volumes: &[Arc<Volume>], waits: bool) -> Ste
         return match volume {
             None if bound => Step::Lost,
             Some(volume) if !bound && is_free_for(claim, volume) => Step::Bind(volume.clone()),
-            _ => Step::Wait,
+            _ => Step::Done,
         };
     }
     if bound || claim.metadata.is_deleting() {
-        return Step::Wait;
+        return Step::Done;
     }
     let reserved = volumes
         .iter()
@@ -40,12 +55,20 @@ pub(super) fn choose(claim: &Claim, volumes: &[Arc<Volume>], waits: bool) -> Ste
     if let Some(volume) = reserved {
         return Step::Bind(volume.clone());
     }
-    if waits {
-        return Step::Wait;
+    if policy.waits && policy.selected.is_none() {
+        return Step::AwaitConsumer;
     }
-    let fitting = volumes.iter().filter(|v| fits(claim, v));
+    let reachable = |volume: &Volume| {
+        let affinity = volume.spec.node_affinity.as_ref();
+        let affinity = affinity.and_then(|affinity| affinity.required.as_ref());
+        match (affinity, &policy.selected) {
+            (Some(affinity), Some(node)) => matches_selector(affinity, node),
+            _ => true,
+        }
+    };
+    let fitting = volumes.iter().filter(|v| fits(claim, v) && reachable(v));
     let smallest = fitting.min_by_key(|v| (storage(&v.spec.capacity), v.metadata.name.clone()));
-    smallest.map_or(Step::Wait, |volume| Step::Bind(volume.clone()))
+    smallest.map_or(Step::Provision, |volume| Step::Bind(volume.clone()))
 }
 
 /// True if nobody else has the volume.
@@ -100,9 +123,11 @@ mod tests {
         serde_json::from_value(volume).unwrap()
     }
 
-    fn chosen(claim: &Claim, volumes: &[Arc<Volume>], waits: bool) -> String {
-        match choose(claim, volumes, waits) {
-            Step::Wait => "wait".to_owned(),
+    fn chosen(claim: &Claim, volumes: &[Arc<Volume>], policy: &Policy) -> String {
+        match choose(claim, volumes, policy) {
+            Step::Done => "done".to_owned(),
+            Step::AwaitConsumer => "await".to_owned(),
+            Step::Provision => "provision".to_owned(),
             Step::Lost => "lost".to_owned(),
             Step::Bind(volume) => volume.metadata.name.clone(),
         }
@@ -133,34 +158,59 @@ mod tests {
             }
             spec
         };
+        let now = Policy::default();
         for (more, expected) in [
             (json!({}), "fits"),
             (json!({"storageClassName": "fast"}), "class"),
             (json!({"volumeMode": "Block"}), "block"),
-            (json!({"accessModes": ["ReadWriteMany"]}), "wait"),
+            (json!({"accessModes": ["ReadWriteMany"]}), "provision"),
             (json!({"selector": {"matchLabels": {"l": "big"}}}), "big"),
             (json!({"volumeName": "big"}), "big"),
-            (json!({"volumeName": "taken"}), "wait"),
-            (json!({"volumeName": "gone"}), "wait"),
+            (json!({"volumeName": "taken"}), "done"),
+            (json!({"volumeName": "gone"}), "done"),
         ] {
             assert_eq!(
-                chosen(&claim(asks(more.clone()), ""), &all, false),
+                chosen(&claim(asks(more.clone()), ""), &all, &now),
                 expected,
                 "{more}"
             );
         }
-        assert_eq!(chosen(&claim(asks(json!({})), ""), &all, true), "wait");
-        assert_eq!(
-            chosen(
-                &claim(asks(json!({"volumeName": "gone"})), "Bound"),
-                &all,
-                false
-            ),
-            "lost"
-        );
+        let lost = claim(asks(json!({"volumeName": "gone"})), "Bound");
+        assert_eq!(chosen(&lost, &all, &now), "lost");
+        let waits = Policy {
+            waits: true,
+            selected: None,
+        };
+        let pending = claim(asks(json!({})), "");
+        assert_eq!(chosen(&pending, &all, &waits), "await");
         let mut reserved = of("9Gi");
         reserved["claimRef"] = json!({"namespace": "n", "name": "c"});
         all.push(volume("reserved", reserved));
-        assert_eq!(chosen(&claim(asks(json!({})), ""), &all, true), "reserved");
+        assert_eq!(chosen(&pending, &all, &waits), "reserved");
+    }
+
+    #[test]
+    fn volumes_elsewhere_do_not_serve_the_selected_node() {
+        let on = |node: &str| {
+            let here = json!([{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]},
+            ]}]);
+            json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+                "nodeAffinity": {"required": {"nodeSelectorTerms": here}}})
+        };
+        let all = [volume("a", on("node-a")), volume("b", on("node-b"))];
+        let asks = claim(
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}),
+            "Pending",
+        );
+        for (node, expected) in [("node-b", "b"), ("node-c", "provision")] {
+            let node =
+                json!({"metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}}});
+            let policy = Policy {
+                waits: true,
+                selected: Some(serde_json::from_value(node).unwrap()),
+            };
+            assert_eq!(chosen(&asks, &all, &policy), expected);
+        }
     }
 }

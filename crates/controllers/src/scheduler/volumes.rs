@@ -12,6 +12,7 @@ use crate::placement::matches_selector;
 use crate::queue::Key;
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
 /// What there is to know about volumes.
 pub(super) struct Volumes {
@@ -91,10 +92,16 @@ impl Volumes {
                      \"{volume}\""
                 ));
             }
-            if !claim.spec.volume_name.is_empty() && claim.status.phase == "Bound" {
-                let volume = self.volumes.get("", &claim.spec.volume_name);
-                let affinity = volume.and_then(|it| it.spec.node_affinity.clone()?.required);
-                found.affinities.extend(affinity);
+            let bound = claim.metadata.annotation(BIND_COMPLETED).is_some();
+            if bound && !claim.spec.volume_name.is_empty() {
+                let volume = claim.spec.volume_name.as_str();
+                // Without it, nobody knows where it can be reached.
+                let volume = self
+                    .volumes
+                    .get("", volume)
+                    .ok_or_else(|| format!("persistentvolume \"{volume}\" not found"))?;
+                let affinity = volume.spec.node_affinity.clone();
+                found.affinities.extend(affinity.and_then(|it| it.required));
                 continue;
             }
             let class = claim.spec.storage_class_name.as_deref().unwrap_or_default();

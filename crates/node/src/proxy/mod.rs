@@ -25,6 +25,7 @@ use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::Proxied;
 use crate::pod::worker::Shared;
 use ruleset::{Ruleset, Settings};
 
@@ -49,17 +50,27 @@ pub(crate) async fn run(
             return;
         }
     };
-    let (slices, slices_changed, task) = watch_slices(&shared.client, &shutdown);
-    let _task = tokio_util::task::AbortOnDropHandle::new(task);
-    let ready = async { tokio::join!(services.wait_until_ready(), slices.wait_until_ready()) };
-    tokio::select! {
-        _ = ready => {}
-        () = shutdown.cancelled() => return,
+    let services_too = shared.config.proxy == Proxied::Services;
+    let (slices, slices_changed) = if services_too {
+        watch_slices(&shared.client, &shutdown)
+    } else {
+        nothing()
+    };
+    if services_too {
+        let ready = async { tokio::join!(services.wait_until_ready(), slices.wait_until_ready()) };
+        tokio::select! {
+            _ = ready => {}
+            () = shutdown.cancelled() => return,
+        }
     }
     let mut applied: Option<Ruleset> = None;
     let mut udp_before = BTreeSet::new();
     loop {
-        let mut ports = model::services(&services.state(), &slices.state(), &settings.node_name);
+        let mut ports = if services_too {
+            model::services(&services.state(), &slices.state(), &settings.node_name)
+        } else {
+            model::Ports::default()
+        };
         model::add_host_ports(&mut ports, shared.index.host_ports());
         let wanted = ruleset::build(&ports, &settings);
         let text = ruleset::transition(applied.as_ref(), &wanted, &settings.table);
@@ -85,7 +96,7 @@ pub(crate) async fn run(
         }
         if applied.is_some() {
             tokio::select! {
-                () = services_changed.notified() => {}
+                () = services_changed.notified(), if services_too => {}
                 () = slices_changed.notified() => {}
                 () = shared.index.addresses_changed.notified() => {}
                 () = shutdown.cancelled() => return,
@@ -95,11 +106,12 @@ pub(crate) async fn run(
     }
 }
 
-type SliceWatch = (
-    Store<EndpointSlice>,
-    Arc<Notify>,
-    tokio::task::JoinHandle<()>,
-);
+type SliceWatch = (Store<EndpointSlice>, Arc<Notify>);
+
+/// A store that stays empty.
+fn nothing() -> SliceWatch {
+    (reflector::store().0, Arc::default())
+}
 
 fn watch_slices(client: &kube::Client, shutdown: &CancellationToken) -> SliceWatch {
     let (store, writer) = reflector::store();
@@ -110,7 +122,8 @@ fn watch_slices(client: &kube::Client, shutdown: &CancellationToken) -> SliceWat
         .modify(|slice| slice.metadata.managed_fields = None)
         .reflect(writer);
     let (notify, shutdown) = (Arc::clone(&changed), shutdown.clone());
-    let task = tokio::spawn(async move {
+    // It ends with the agent.
+    tokio::spawn(async move {
         futures::pin_mut!(stream);
         loop {
             let event = tokio::select! {
@@ -124,7 +137,7 @@ fn watch_slices(client: &kube::Client, shutdown: &CancellationToken) -> SliceWat
             }
         }
     });
-    (store, changed, task)
+    (store, changed)
 }
 
 /// Why rules were not written.

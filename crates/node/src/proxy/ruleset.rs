@@ -19,15 +19,12 @@ use crate::network::{NetworkError, Range};
 /// Kubernetes' own proxy uses.
 const MARK: &str = "0x4000";
 
-/// The agent's own table of rules.
-pub const TABLE: &str = "coracle-node";
-
 /// What the rules need to know of the node.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Name of the table.
     pub table: String,
-    /// Addresses of the node's pods.
+    /// Addresses of all pods.
     pub pod_cidr: String,
     /// Addresses of services.
     pub service_cidr: String,
@@ -41,8 +38,8 @@ impl Settings {
     /// The settings that follow from the agent's.
     pub fn new(config: &NodeConfig) -> Result<Self, NetworkError> {
         Ok(Self {
-            table: TABLE.to_owned(),
-            pod_cidr: Range::parse("pod CIDR", &config.pod_cidr)?.to_string(),
+            table: config.rules_table.clone(),
+            pod_cidr: Range::parse("cluster CIDR", &config.cluster_cidr)?.to_string(),
             service_cidr: Range::parse("service CIDR", &config.service_cidr)?.to_string(),
             bridge: config.bridge.clone(),
             node_name: config.node_name.clone(),

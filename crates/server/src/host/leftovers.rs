@@ -21,7 +21,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
-use super::{Layout, processes};
+use super::nodes::NodeLayout;
+use super::processes;
 
 /// How often shims are looked at. One that seems to be left over in two looks
 /// in a row is.
@@ -52,7 +53,7 @@ struct Shim {
 }
 
 /// Ends and removes what is left over, until `stop`.
-pub(super) async fn remove(layout: Layout, stop: CancellationToken) {
+pub(super) async fn remove(layout: NodeLayout, stop: CancellationToken) {
     let mut work = Work {
         cri: Cri::new(&layout.cri_socket()),
         layout,
@@ -71,7 +72,7 @@ pub(super) async fn remove(layout: Layout, stop: CancellationToken) {
 }
 
 struct Work {
-    layout: Layout,
+    layout: NodeLayout,
     cri: Cri,
     looks: Looks,
 }
@@ -144,7 +145,7 @@ impl Looks {
 
 /// Removes what is left of a containerd that has stopped all containers and
 /// has ended. Blocks.
-pub(super) fn end(layout: &Layout) {
+pub(super) fn end(layout: &NodeLayout) {
     end_shims(layout);
     let state = layout.containerd().state;
     if let Err(error) = coracle_node::unmount_below(&state) {
@@ -152,7 +153,7 @@ pub(super) fn end(layout: &Layout) {
     }
 }
 
-fn end_shims(layout: &Layout) {
+fn end_shims(layout: &NodeLayout) {
     let started = Instant::now();
     let mut asked = false;
     loop {
@@ -175,7 +176,7 @@ fn end_shims(layout: &Layout) {
     }
 }
 
-async fn end_shim(layout: &Layout, shim: &Shim, end: End) {
+async fn end_shim(layout: &NodeLayout, shim: &Shim, end: End) {
     tracing::warn!(
         id = shim.id,
         pid = shim.pid,
@@ -190,7 +191,7 @@ async fn end_shim(layout: &Layout, shim: &Shim, end: End) {
 }
 
 /// Has the shim's program remove what it made of the container.
-async fn delete(layout: &Layout, shim: &Shim, bundle: &Path) {
+async fn delete(layout: &NodeLayout, shim: &Shim, bundle: &Path) {
     let ended = tokio::process::Command::new(&shim.program)
         .args(["-namespace", CONTAINERD_NAMESPACE, "-id", &shim.id])
         .arg("-address")
@@ -222,7 +223,7 @@ fn signal(shim: &Shim, end: End) {
     let _ = kill(Pid::from_raw(shim.pid), signal);
 }
 
-fn find_shims(layout: &Layout) -> Vec<Shim> {
+fn find_shims(layout: &NodeLayout) -> Vec<Shim> {
     let address = layout.cri_socket().display().to_string();
     let found = processes::find(|words| shim_id(words, &address).is_some());
     found
@@ -257,7 +258,11 @@ fn shim_id<'a>(words: &'a [String], address: &str) -> Option<&'a str> {
 }
 
 /// Removes network namespaces that no record names. Their links go with them.
-fn remove_namespaces(layout: &Layout, records: &[Recorded], is_old: impl Fn(SystemTime) -> bool) {
+fn remove_namespaces(
+    layout: &NodeLayout,
+    records: &[Recorded],
+    is_old: impl Fn(SystemTime) -> bool,
+) {
     let named: HashSet<PathBuf> = records
         .iter()
         .filter_map(|record| record.network_namespace())
@@ -278,7 +283,7 @@ fn remove_namespaces(layout: &Layout, records: &[Recorded], is_old: impl Fn(Syst
 
 /// Gives back addresses of sandboxes that have no record.
 fn remove_addresses(
-    layout: &Layout,
+    layout: &NodeLayout,
     recorded: &HashSet<&str>,
     is_old: impl Fn(SystemTime) -> bool,
 ) {
@@ -380,7 +385,9 @@ mod tests {
     #[test]
     fn addresses_without_a_record_are_given_back_once_they_are_old() {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(directory.path());
+        let layout = super::super::Layout::new(directory.path())
+            .nodes(1)
+            .remove(0);
         let network = layout.addresses().join("pods");
         fs::create_dir_all(&network).unwrap();
         for (name, text) in [
@@ -409,7 +416,9 @@ mod tests {
     #[test]
     fn namespaces_that_no_record_names_are_removed_once_they_are_old() {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(directory.path());
+        let layout = super::super::Layout::new(directory.path())
+            .nodes(1)
+            .remove(0);
         fs::create_dir_all(layout.network_namespaces()).unwrap();
         let paths = ["cni-a", "cni-b"].map(|name| layout.network_namespaces().join(name));
         for path in &paths {

@@ -1,19 +1,22 @@
 //! The embedded host: a Kubernetes cluster of one machine, run by one
-//! supervisor process that starts and restarts containerd, the control plane
-//! and the node agent.
+//! supervisor process that starts and restarts the control plane, and a
+//! containerd and a node agent for each node.
 
 mod claim;
 mod containerd;
 mod leftovers;
 mod mirror;
 mod network;
+mod nodes;
 mod orphans;
 mod process;
 mod processes;
 mod requirements;
+mod storage;
 mod supervisor;
 
 pub use claim::running;
+pub use nodes::MAX_NODES;
 pub use requirements::check as check_requirements;
 pub use supervisor::{Progress, clean_up, remove_data, run};
 
@@ -39,16 +42,17 @@ pub struct HostOptions {
     pub data_dir: PathBuf,
     /// The API server's port, on loopback and on the pod network's gateway.
     pub port: u16,
-    /// The node's name.
+    /// The name of the first node; others add their number to it.
     pub node_name: String,
+    /// How many nodes there are, at most [`MAX_NODES`].
+    pub nodes: u8,
     /// This program's own file.
     pub program: PathBuf,
 }
 
-/// The pod network of the one node.
-pub const POD_CIDR: &str = "10.244.0.0/24";
-/// The pod network's gateway on the machine, which is also the node's address:
-/// the machine may have no other.
+/// The pod networks of all nodes.
+pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
+/// The address of the first node, and with it of the API server.
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// The range of service addresses.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
@@ -91,19 +95,9 @@ impl Layout {
         self.root.join("admin.kubeconfig")
     }
 
-    /// The node agent's kubeconfig.
-    pub fn node_kubeconfig(&self) -> PathBuf {
-        self.node().join("kubelet.kubeconfig")
-    }
-
     /// Data of the control plane.
     pub fn control_plane(&self) -> PathBuf {
         self.root.join("control-plane")
-    }
-
-    /// Data of the node agent.
-    pub fn node(&self) -> PathBuf {
-        self.root.join("node")
     }
 
     /// Loaded images.
@@ -114,51 +108,6 @@ impl Layout {
     /// The directory of log files.
     pub fn logs(&self) -> PathBuf {
         self.root.join("log")
-    }
-
-    fn containerd(&self) -> containerd::ContainerdPaths {
-        let base = self.root.join("containerd");
-        containerd::ContainerdPaths {
-            root: base.join("root"),
-            state: self.root.join("run"),
-            cni_conf_dir: base.join("cni"),
-            cni_bin_dir: PathBuf::from(requirements::CNI_BIN_DIR),
-            certs_dir: base.join("certs.d"),
-        }
-    }
-
-    fn containerd_config(&self) -> PathBuf {
-        self.root.join("containerd/config.toml")
-    }
-
-    /// The socket of the container runtime.
-    pub fn cri_socket(&self) -> PathBuf {
-        self.containerd().socket()
-    }
-
-    /// Where containerd keeps the running state of shims, by container.
-    fn task_state(&self) -> PathBuf {
-        let runtime = self
-            .containerd()
-            .state
-            .join("io.containerd.runtime.v2.task");
-        runtime.join(coracle_node::cri::CONTAINERD_NAMESPACE)
-    }
-
-    /// Where containerd mounts the network namespaces of sandboxes.
-    fn network_namespaces(&self) -> PathBuf {
-        let cri = self.containerd().state.join("io.containerd.grpc.v1.cri");
-        cri.join("netns")
-    }
-
-    /// Where the addresses of sandboxes are noted, a directory for each network.
-    fn addresses(&self) -> PathBuf {
-        self.node().join(coracle_node::ADDRESSES)
-    }
-
-    /// Directory of CNI configurations, which the node agent writes.
-    pub fn cni_conf_dir(&self) -> PathBuf {
-        self.containerd().cni_conf_dir
     }
 }
 

@@ -1,36 +1,39 @@
-//! The pod network's bridge, whose address is the node's: the API server
-//! listens on it, so that pods reach it, before the first pod exists.
+//! The bridge of the first node's pods, whose address is the node's: the API
+//! server listens on it, so that pods reach it, before the first pod exists.
+//! Further nodes have bridges that their agents make.
 
 use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::{NODE_IP, POD_CIDR, requirements};
+use super::nodes::NodeLayout;
+use super::requirements;
 use crate::Error;
 
-/// The bridge that pods are attached to.
-pub const BRIDGE: &str = "coracle0";
-
-/// Makes the bridge with its address, if it is not there.
-pub async fn create() -> Result<(), Error> {
-    let prefix = POD_CIDR.rsplit_once('/').map_or("24", |(_, length)| length);
-    let address = format!("{NODE_IP}/{prefix}");
+/// Makes a node's bridge with its address, if it is not there.
+pub async fn create(node: &NodeLayout) -> Result<(), Error> {
+    let cidr = node.pod_cidr();
+    let prefix = cidr.rsplit_once('/').map_or("24", |(_, length)| length);
+    let (bridge, address) = (node.bridge(), format!("{}/{prefix}", node.ip()));
     // "File exists" is the answer for what an earlier run left.
-    let _ = ip(&["link", "add", BRIDGE, "type", "bridge"]).await;
-    ip(&["addr", "replace", &address, "dev", BRIDGE]).await?;
-    ip(&["link", "set", BRIDGE, "up"]).await?;
+    let _ = ip(&["link", "add", &bridge, "type", "bridge"]).await;
+    ip(&["addr", "replace", &address, "dev", &bridge]).await?;
+    ip(&["link", "set", &bridge, "up"]).await?;
     ip(&["link", "set", "lo", "up"]).await
 }
 
-/// True while the bridge is there, and with it perhaps pods.
-pub fn exists() -> bool {
+/// True while a node's bridge is there, and with it perhaps pods.
+pub fn exists(node: &NodeLayout) -> bool {
     // Not below /sys: that shows the namespace of whoever mounted it.
-    nix::net::if_::if_nametoindex(BRIDGE).is_ok()
+    nix::net::if_::if_nametoindex(node.bridge().as_str()).is_ok()
 }
 
-/// Removes the bridge.
-pub async fn remove() -> Result<(), Error> {
-    ip(&["link", "del", BRIDGE]).await
+/// Removes a node's bridge, if it is there.
+pub async fn remove(node: &NodeLayout) -> Result<(), Error> {
+    if !exists(node) {
+        return Ok(());
+    }
+    ip(&["link", "del", &node.bridge()]).await
 }
 
 async fn ip(arguments: &[&str]) -> Result<(), Error> {

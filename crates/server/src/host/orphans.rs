@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::nodes::{MAX_NODES, NodeLayout};
 use super::{Layout, processes};
 
 /// How long they may take to end by themselves before they are killed, as
@@ -46,11 +47,13 @@ fn find(layout: &Layout) -> Vec<i32> {
 /// directory; false for the shims of its containers, which run on.
 fn is_ours(layout: &Layout, words: &[String]) -> bool {
     let has = |word: String| words.contains(&word);
+    let nodes = layout.nodes(MAX_NODES);
+    let any = |word: &dyn Fn(&NodeLayout) -> String| nodes.iter().any(|node| has(word(node)));
     let role = words.get(1).map(String::as_str).unwrap_or_default();
     match role {
-        "--config" => has(layout.containerd_config().display().to_string()),
+        "--config" => any(&|node| node.containerd_config().display().to_string()),
         "control-plane" => has(format!("--data-dir={}", layout.control_plane().display())),
-        "node" => has(format!("--data-dir={}", layout.node().display())),
+        "node" => any(&|node| format!("--data-dir={}", node.data().display())),
         _ => false,
     }
 }
@@ -73,6 +76,10 @@ mod tests {
                 true,
             ),
             ("/coracle node --name=a --data-dir=/data/node", true),
+            (
+                "/coracle node --name=a-2 --data-dir=/data/nodes/2/node",
+                true,
+            ),
             (
                 "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -address /data/run/c.sock",
                 false,

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use super::nodes::MAX_NODES;
 use super::{Layout, claim, orphans};
 use crate::Error;
 
@@ -33,8 +34,10 @@ const MAX_SOCKET_PATH: usize = 107;
 /// # Errors
 /// Names everything that is missing at once.
 pub fn check(layout: &Layout, port: u16) -> Result<(), Error> {
-    let longest = layout.containerd().ttrpc_socket();
-    let length = longest.as_os_str().len();
+    // Room for all nodes that there may be one day.
+    let sockets = layout.nodes(MAX_NODES).into_iter();
+    let sockets = sockets.map(|node| node.containerd().ttrpc_socket());
+    let length = sockets.map(|s| s.as_os_str().len()).max().unwrap_or(0);
     if length > MAX_SOCKET_PATH {
         return Err(Error::PathTooLong {
             path: layout.root().to_owned(),

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::containerd::{self, PAUSE_IMAGE};
+use super::nodes::NodeLayout;
 use super::process::{Program, keep};
 use super::{
-    CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions, KUBELET_PORT,
-    Layout, NODE_IP, POD_CIDR, SERVICE_CIDR, leftovers, mirror, network, orphans, requirements,
+    CLUSTER_CIDR, CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions,
+    KUBELET_PORT, Layout, NODE_IP, SERVICE_CIDR, leftovers, mirror, network, orphans, requirements,
+    storage,
 };
 use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
 use crate::{Error, clients, pki_dir, renewal};
@@ -51,11 +53,14 @@ pub async fn run(
 ) -> Result<(), Error> {
     let layout = Layout::new(&options.data_dir);
     requirements::check(&layout, options.port)?;
-    prepare_directories(&layout)?;
+    let nodes = layout.nodes(options.nodes);
+    prepare_directories(&layout, &nodes)?;
     let _claim = Claim::take(&layout)?;
+    layout.remember_node_count(options.nodes)?;
 
     let mut host = Running {
         layout: layout.clone(),
+        nodes,
         parts: Vec::new(),
     };
     let result = tokio::select! {
@@ -75,7 +80,8 @@ pub async fn run(
 /// # Errors
 /// If another supervisor runs, or what is left cannot be removed.
 pub async fn clean_up(layout: &Layout) -> Result<(), Error> {
-    if !network::exists() || !layout.control_plane().exists() {
+    let nodes = layout.known_nodes();
+    if !nodes.iter().any(network::exists) || !layout.control_plane().exists() {
         return Ok(());
     }
     if !nix::unistd::geteuid().is_root() {
@@ -85,10 +91,11 @@ pub async fn clean_up(layout: &Layout) -> Result<(), Error> {
     orphans::end(layout);
     let mut host = Running {
         layout: layout.clone(),
+        nodes,
         parts: Vec::new(),
     };
     // Pods are containerd's, so it has to run for a moment. Nothing is pulled.
-    let started = host.start_containerd(0).await;
+    let started = host.start_runtimes(0).await;
     started.and(host.stop().await)
 }
 
@@ -120,20 +127,24 @@ pub fn remove_data(layout: &Layout) -> Result<(), Error> {
     }
 }
 
-fn prepare_directories(layout: &Layout) -> Result<(), Error> {
-    let paths = layout.containerd();
-    let default_certs = paths.certs_dir.join("_default");
-    for directory in [
-        layout.root(),
-        &layout.logs(),
-        &layout.node(),
-        &layout.control_plane(),
-        &paths.root,
-        &paths.state,
-        &paths.cni_conf_dir,
-        &default_certs,
-    ] {
-        fs::create_dir_all(directory).map_err(Error::file(directory))?;
+fn prepare_directories(layout: &Layout, nodes: &[NodeLayout]) -> Result<(), Error> {
+    let mut directories = vec![
+        layout.root().to_owned(),
+        layout.logs(),
+        layout.control_plane(),
+    ];
+    for node in nodes {
+        let paths = node.containerd();
+        directories.extend([
+            node.data(),
+            paths.certs_dir.join("_default"),
+            paths.root,
+            paths.state,
+            paths.cni_conf_dir,
+        ]);
+    }
+    for directory in directories {
+        fs::create_dir_all(&directory).map_err(Error::file(&directory))?;
     }
     Ok(())
 }
@@ -141,12 +152,15 @@ fn prepare_directories(layout: &Layout) -> Result<(), Error> {
 /// A part that runs, with the switch that stops it.
 struct Part {
     name: &'static str,
+    /// The node whose pods end before it does: it is their runtime.
+    runtime_of: Option<NodeLayout>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 struct Running {
     layout: Layout,
+    nodes: Vec<NodeLayout>,
     /// In the order of their start.
     parts: Vec<Part>,
 }
@@ -162,25 +176,36 @@ impl Running {
         let mirror_port = self.start_mirror().await?;
 
         progress(Progress::Step("Starting containerd"));
-        self.start_containerd(mirror_port).await?;
+        self.start_runtimes(mirror_port).await?;
         self.pull_own_images();
-        let layout = self.layout.clone();
-        self.spawn("leftovers", |stop| leftovers::remove(layout, stop));
-        network::create().await?;
+        for node in self.nodes.clone() {
+            network::create(&node).await?;
+            self.spawn("leftovers", |stop| leftovers::remove(node, stop));
+        }
 
         progress(Progress::Step("Starting the control plane"));
         self.spawn_program(control_plane(options, &self.layout));
         let client = wait_for_control_plane(&self.layout).await?;
+        storage::install(&client).await?;
 
-        progress(Progress::Step("Starting the node agent"));
-        issue_node_credentials(options, &self.layout)?;
-        let (renewed, layout) = (options.clone(), self.layout.clone());
+        progress(Progress::Step("Starting the node agents"));
+        let nodes = self.nodes.clone();
+        for node in &nodes {
+            issue_node_credentials(options, &self.layout, node)?;
+            self.spawn_program(agent(options, node));
+        }
+        let (renewed, layout, all) = (options.clone(), self.layout.clone(), nodes.clone());
         self.spawn("node credentials", |stop| {
-            let renew = move || issue_node_credentials(&renewed, &layout);
+            let renew = move || {
+                let mut nodes = all.iter();
+                nodes.try_for_each(|node| issue_node_credentials(&renewed, &layout, node))
+            };
             renewal::periodically(LEAF_VALIDITY, stop, renew)
         });
-        self.spawn_program(node(options, &self.layout));
-        wait_for_node(&client, &options.node_name).await
+        for node in &nodes {
+            wait_for_node(&client, &node.name(&options.node_name)).await?;
+        }
+        Ok(())
     }
 
     async fn start_mirror(&mut self) -> Result<u16, Error> {
@@ -195,9 +220,25 @@ impl Running {
         Ok(port)
     }
 
-    async fn start_containerd(&mut self, mirror_port: u16) -> Result<(), Error> {
-        let paths = self.layout.containerd();
-        let config = self.layout.containerd_config();
+    /// Starts the container runtimes of all nodes.
+    async fn start_runtimes(&mut self, mirror_port: u16) -> Result<(), Error> {
+        let nodes = self.nodes.clone();
+        for node in &nodes {
+            self.start_containerd(node, mirror_port)?;
+        }
+        for node in &nodes {
+            let socket = node.cri_socket();
+            wait("containerd", async || {
+                UnixStream::connect(&socket).await.map(drop)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    fn start_containerd(&mut self, node: &NodeLayout, mirror_port: u16) -> Result<(), Error> {
+        let paths = node.containerd();
+        let config = node.containerd_config();
         let hosts = paths.certs_dir.join("_default/hosts.toml");
         fs::write(&hosts, containerd::mirror_hosts(mirror_port)).map_err(Error::file(&hosts))?;
         fs::write(&config, containerd::config(&paths)).map_err(Error::file(&config))?;
@@ -207,29 +248,30 @@ impl Running {
             name: "containerd",
             file,
             arguments: vec!["--config".into(), config.display().to_string()],
-            log: self.layout.logs().join("containerd.log"),
+            log: node.log("containerd"),
         });
-        let socket = paths.socket();
-        wait("containerd", async || {
-            UnixStream::connect(&socket).await.map(drop)
-        })
-        .await
+        if let Some(part) = self.parts.last_mut() {
+            part.runtime_of = Some(node.clone());
+        }
+        Ok(())
     }
 
     /// Has containerd unpack our own images while the rest starts, so that the
     /// first pod does not wait for it, and so that those of an older program
-    /// are replaced.
+    /// are replaced. One node after the other: it takes a processor.
     fn pull_own_images(&mut self) {
-        let socket = self.layout.cri_socket();
+        let sockets: Vec<_> = self.nodes.iter().map(NodeLayout::cri_socket).collect();
         self.spawn("own images", |stop| async move {
-            let cri = Cri::new(&socket);
-            for image in [PAUSE_IMAGE, CORACLE_IMAGE] {
-                let pulled = tokio::select! {
-                    pulled = cri.pull_image(image, None) => pulled,
-                    () = stop.cancelled() => return,
-                };
-                if let Err(error) = pulled {
-                    tracing::warn!(image, %error, "not pulled; the first pod will try again");
+            for socket in sockets {
+                let cri = Cri::new(&socket);
+                for image in [PAUSE_IMAGE, CORACLE_IMAGE] {
+                    let pulled = tokio::select! {
+                        pulled = cri.pull_image(image, None) => pulled,
+                        () = stop.cancelled() => return,
+                    };
+                    if let Err(error) = pulled {
+                        tracing::warn!(image, %error, "not pulled; the first pod will try again");
+                    }
                 }
             }
         });
@@ -245,19 +287,25 @@ impl Running {
     {
         let stop = CancellationToken::new();
         let task = tokio::spawn(part(stop.clone()));
-        self.parts.push(Part { name, stop, task });
+        self.parts.push(Part {
+            name,
+            runtime_of: None,
+            stop,
+            task,
+        });
     }
 
-    /// Stops the node agent, then the pods, then everything else.
+    /// Stops the node agents, then the pods, then everything else.
     ///
     /// # Errors
     /// If something of the pods is left; everything is stopped nonetheless.
     async fn stop(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         while let Some(part) = self.parts.pop() {
-            if part.name == "containerd"
+            if let Some(node) = &part.runtime_of
                 && let Err(error) =
-                    coracle_node::teardown(&self.layout.cri_socket(), &self.layout.node()).await
+                    coracle_node::teardown(&node.cri_socket(), &node.data(), &node.rules_table())
+                        .await
             {
                 tracing::warn!(%error, "cannot stop all pods");
                 result = Err(Error::Program {
@@ -269,16 +317,17 @@ impl Running {
             if let Err(error) = part.task.await {
                 tracing::warn!(part = part.name, %error, "ended badly");
             }
-            if part.name == "containerd" {
-                let layout = self.layout.clone();
-                let ended = tokio::task::spawn_blocking(move || leftovers::end(&layout)).await;
+            if let Some(node) = part.runtime_of {
+                let ended = tokio::task::spawn_blocking(move || leftovers::end(&node)).await;
                 if let Err(error) = ended {
                     tracing::warn!(%error, "what the runtime left was not removed");
                 }
             }
         }
-        if let Err(error) = network::remove().await {
-            tracing::warn!(%error, "cannot remove the bridge");
+        for node in &self.nodes {
+            if let Err(error) = network::remove(node).await {
+                tracing::warn!(%error, "cannot remove a bridge");
+            }
         }
         result
     }
@@ -309,28 +358,38 @@ fn control_plane(options: &HostOptions, layout: &Layout) -> Program {
     }
 }
 
-fn node(options: &HostOptions, layout: &Layout) -> Program {
-    let arguments = [
+fn agent(options: &HostOptions, node: &NodeLayout) -> Program {
+    let mut arguments = vec![
         "node".to_owned(),
-        format!("--kubeconfig={}", layout.node_kubeconfig().display()),
-        format!("--name={}", options.node_name),
-        format!("--node-ip={NODE_IP}"),
-        format!("--pod-cidr={POD_CIDR}"),
+        format!("--kubeconfig={}", node.kubeconfig().display()),
+        format!("--name={}", node.name(&options.node_name)),
+        format!("--node-ip={}", node.ip()),
+        format!("--pod-cidr={}", node.pod_cidr()),
+        format!("--cluster-cidr={CLUSTER_CIDR}"),
         format!("--service-cidr={SERVICE_CIDR}"),
         format!("--cluster-dns={DNS_SERVICE_IP}"),
         format!("--cluster-domain={CLUSTER_DOMAIN}"),
-        format!("--cri-socket={}", layout.cri_socket().display()),
-        format!("--cni-conf-dir={}", layout.cni_conf_dir().display()),
-        format!("--bridge={}", network::BRIDGE),
-        format!("--data-dir={}", layout.node().display()),
-        format!("--log-dir={}", layout.logs().join("pods").display()),
-        format!("--listen={NODE_IP}:{KUBELET_PORT}"),
+        format!("--cri-socket={}", node.cri_socket().display()),
+        format!(
+            "--cni-conf-dir={}",
+            node.containerd().cni_conf_dir.display()
+        ),
+        format!("--bridge={}", node.bridge()),
+        format!("--rules-table={}", node.rules_table()),
+        format!("--data-dir={}", node.data().display()),
+        format!("--log-dir={}", node.pod_logs().display()),
+        format!("--local-volumes={}", node.volumes().display()),
+        format!("--listen={}:{KUBELET_PORT}", node.ip()),
     ];
+    if !node.is_first() {
+        // They share the machine's network, and with it one set of rules.
+        arguments.push("--host-ports-only".to_owned());
+    }
     Program {
         name: "node",
         file: options.program.clone(),
-        arguments: arguments.to_vec(),
-        log: layout.logs().join("node.log"),
+        arguments,
+        log: node.log("node"),
     }
 }
 
@@ -356,21 +415,22 @@ fn store_own_images(layout: &Layout, program: &Path) -> Result<(), Error> {
 
 /// The node's credentials come from the keys of the control plane, which lie
 /// on the same machine and belong to the same root.
-fn issue_node_credentials(options: &HostOptions, layout: &Layout) -> Result<(), Error> {
+fn issue_node_credentials(
+    options: &HostOptions,
+    layout: &Layout,
+    node: &NodeLayout,
+) -> Result<(), Error> {
     let pki = PkiDir::open(&layout.control_plane().join("pki"))?;
     let server = format!("https://{NODE_IP}:{}", options.port);
-    let user = format!("system:node:{}", options.node_name);
-    let sans = [
-        NODE_IP.to_string(),
-        "127.0.0.1".to_owned(),
-        options.node_name.clone(),
-    ];
+    let name = node.name(&options.node_name);
+    let user = format!("system:node:{name}");
+    let sans = [node.ip().to_string(), "127.0.0.1".to_owned(), name];
     let serving = pki.issue_server(&user, &sans)?;
-    write_pair(&layout.node(), "kubelet", &serving)?;
-    pki_dir::write_private(&layout.node().join("ca.crt"), pki.ca.cert_pem())?;
+    write_pair(&node.data(), "kubelet", &serving)?;
+    pki_dir::write_private(&node.data().join("ca.crt"), pki.ca.cert_pem())?;
     // Last: the node agent takes all of them when it sees this file change.
     pki.write_kubeconfig(
-        &layout.node_kubeconfig(),
+        &node.kubeconfig(),
         "node",
         &server,
         &user,
