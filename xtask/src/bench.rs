@@ -15,7 +15,7 @@ const ELSEWHERE: &[&str] = &["--kubeconfig", "--help", "-h", "--version", "-V"];
 pub fn run_bench(options: &[&str]) -> Result {
     install::debian_packages()?;
     say("building coracle and its benchmarks (the first time takes some minutes)");
-    run(Command::new(cargo())
+    run(cargo()
         .args(["build", "--release", "--quiet"])
         .args(["--package", "coracle", "--package", "coracle-bench"])
         .current_dir(root()))?;

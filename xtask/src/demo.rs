@@ -41,15 +41,24 @@ pub fn run_demo() -> Result {
 /// Builds the program as users get it.
 pub fn build_release() -> Result<PathBuf> {
     say("building coracle (the first time takes some minutes)");
-    run(Command::new(cargo())
+    run(cargo()
         .args(["build", "--release", "--package", "coracle"])
         .current_dir(crate::shell::root()))?;
     Ok(target_dir().join("x86_64-unknown-linux-gnu/release/coracle"))
 }
 
-/// The cargo that runs this task.
-pub fn cargo() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+/// The cargo that runs this task, as if it had been called by hand. What it has set for this very
+/// program would pass for settings of what is built: crates whose build scripts
+/// look at it would be built anew, and with them all that use them.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 fn kubeconfig() -> PathBuf {

@@ -35,6 +35,8 @@ const APPLETS: &[&str] = &[
 
 /// Serves files of `/www` and answers with the pod's name, for tests.
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
+/// The operator of the tests.
+pub const OPERATOR: &str = "docker.io/library/library-operator:latest";
 /// The web server of the tutorial.
 pub const NGINX: &str = "docker.io/library/nginx:latest";
 
@@ -110,6 +112,23 @@ pub fn busybox() -> Result<PathBuf> {
     Ok(archive)
 }
 
+/// The archive of the image of the tests' own operator, which was built just
+/// now.
+pub fn operator(program: &Path) -> Result<PathBuf> {
+    let archive = work_dir().join("operator.tar");
+    let spec = ImageSpec {
+        entrypoint: vec!["/operator".into()],
+        user: "65532:65532".into(),
+        ..ImageSpec::default()
+    };
+    let layer = Layer::Executable {
+        source: program.to_owned(),
+        target: "operator",
+    };
+    write_layer(&spec, &layer, OPERATOR, &archive)?;
+    Ok(archive)
+}
+
 fn default_path() -> String {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()
 }
@@ -138,8 +157,11 @@ fn add_busybox(root: &Path) -> Result {
 }
 
 fn write(spec: &ImageSpec, root: &Path, name: &str, archive: &Path) -> Result {
-    let image =
-        Image::build(spec, &Layer::Directory(root.to_owned())).map_err(|e| e.to_string())?;
+    write_layer(spec, &Layer::Directory(root.to_owned()), name, archive)
+}
+
+fn write_layer(spec: &ImageSpec, layer: &Layer, name: &str, archive: &Path) -> Result {
+    let image = Image::build(spec, layer).map_err(|e| e.to_string())?;
     let name = Reference::parse(name).map_err(|e| e.to_string())?;
     // Under another name until it is whole: what is there is taken as it is.
     let incoming = archive.with_extension("tar.tmp");

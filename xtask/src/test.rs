@@ -32,11 +32,11 @@ const PREPARE: &str = "mount --make-rshared / && ip link set lo up && \
 pub fn run_all() -> Result {
     install::debian_packages()?;
     say("checking the form of the code");
-    run(Command::new(cargo())
+    run(cargo()
         .args(["fmt", "--all", "--check"])
         .current_dir(root()))?;
     tidy::run_tidy()?;
-    run(Command::new(cargo())
+    run(cargo()
         .args([
             "clippy",
             "--workspace",
@@ -60,7 +60,7 @@ pub fn run_all() -> Result {
     } else {
         &["test", "--workspace"]
     };
-    run(Command::new(cargo()).args(arguments).current_dir(root()))?;
+    run(cargo().args(arguments).current_dir(root()))?;
     run_e2e(&[])
 }
 
@@ -70,11 +70,12 @@ pub fn run_e2e(scenarios: &[&str]) -> Result {
     let tools = install::kubernetes_tools()?;
     let (nginx, busybox) = (images::nginx()?, images::busybox()?);
     say("building coracle for the end-to-end tests");
-    run(Command::new(cargo())
-        .args(["build", "--package", "coracle", "--package", "coracle-e2e"])
-        .current_dir(root()))?;
+    // All of it: another choice of packages chooses other features of what they
+    // depend on, which then is built anew.
+    run(cargo().args(["build", "--workspace"]).current_dir(root()))?;
     let built = target_dir().join("x86_64-unknown-linux-gnu/debug");
     let program = strip(&built.join("coracle"))?;
+    let operator = images::operator(&strip(&built.join("coracle-e2e-operator"))?)?;
     let mut command = if std::env::var_os("CORACLE_E2E_KUBECONFIG").is_some() {
         // A host of the caller's own is used as it is.
         Command::new(built.join("coracle-e2e"))
@@ -89,7 +90,7 @@ pub fn run_e2e(scenarios: &[&str]) -> Result {
         .env("HELM", tools.helm)
         .env(
             "IMAGES",
-            std::env::join_paths([nginx, busybox]).map_err(|e| e.to_string())?,
+            std::env::join_paths([nginx, busybox, operator]).map_err(|e| e.to_string())?,
         )
         .env("WORK_DIR", work_dir().join("e2e")))
 }
@@ -106,8 +107,8 @@ pub fn sandboxed(program: &Path) -> Command {
 
 /// A copy without debugging information, an eighth of the size: it becomes the
 /// content of an image.
-fn strip(program: &PathBuf) -> Result<PathBuf> {
-    let stripped = work_dir().join("coracle");
+fn strip(program: &Path) -> Result<PathBuf> {
+    let stripped = work_dir().join(program.file_name().unwrap_or_default());
     run(Command::new("strip")
         .args(["--strip-debug", "-o"])
         .arg(&stripped)

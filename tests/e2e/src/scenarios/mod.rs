@@ -9,9 +9,15 @@ mod isolation;
 mod kubeconfig;
 mod kubectl_objects;
 mod kubectl_streams;
+mod lifecycle;
+mod mapping;
+mod nodes;
+mod operator;
 mod pages;
 mod removal;
+mod storage;
 mod tenant;
+mod throwaway;
 mod tutorial;
 mod walkthrough;
 
@@ -35,6 +41,15 @@ pub const ALL: &[Scenario] = &[
     ("removal", removal::deletes_cut_short),
     ("pages", pages::tell_the_truth),
     ("tutorial-ingress", tutorial::ingress),
+    ("tutorial-storage", storage::reused_class),
     ("tutorial-nodes", tutorial::specific_nodes),
+    ("tutorial-services", mapping::services),
+    ("operator", operator::with_webhook),
+    ("pause", lifecycle::pause_and_resume),
+    ("throw-away", throwaway::few),
     ("faults", faults::killed_processes),
 ];
+
+/// Those that run only when they are named: they take minutes, or change the
+/// host.
+pub const BY_NAME: &[Scenario] = &[("fifty", throwaway::many), ("nodes", nodes::several)];

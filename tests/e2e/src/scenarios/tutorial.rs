@@ -98,7 +98,7 @@ spec:
 }
 
 /// Nothing outside of its namespace is left of a virtual cluster.
-fn no_roles_left(world: &World) -> Result {
+pub fn no_roles_left(world: &World) -> Result {
     let left = world.kubectl(
         "get clusterroles,clusterrolebindings,roles,rolebindings -A -l app=coracle -o name",
     )?;
