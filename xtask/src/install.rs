@@ -151,7 +151,7 @@ pub fn cargo_deny() -> Result<PathBuf> {
     if !program.exists() {
         say("building cargo-deny (the first time takes some minutes)");
         // Outside of the tree, so that its settings of the build do not apply.
-        run(Command::new(cargo())
+        run(cargo()
             .args(["install", "--quiet", "--locked", "--debug", CARGO_DENY])
             .arg("--root")
             .arg(&root)

@@ -28,7 +28,12 @@ fn main() -> ExitCode {
     };
     println!("host ready after {:.1} s", started.elapsed().as_secs_f64());
     let (mut passed, mut failed) = (0, 0);
-    for (name, scenario) in scenarios::ALL {
+    let named = if chosen.is_empty() {
+        &[]
+    } else {
+        scenarios::BY_NAME
+    };
+    for (name, scenario) in scenarios::ALL.iter().chain(named) {
         if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

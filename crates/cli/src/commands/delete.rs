@@ -148,7 +148,7 @@ impl Delete {
             return Ok(());
         }
         // Claims that were kept, now or by an earlier delete, among others.
-        if let Some(left) = anything_in(host, namespace).await? {
+        if let Some(left) = anything_in(host, namespace, &self.name).await? {
             environment.output.hint(&format!(
                 "the namespace {namespace} is kept for what is in it, such as {left}"
             ));

@@ -1,5 +1,7 @@
 //! Removing host objects by their labels.
 
+use std::collections::BTreeMap;
+
 use coracle_config::marks;
 use coracle_config::model::ToHost;
 use futures::TryStreamExt as _;
@@ -111,14 +113,15 @@ pub async fn remove_named<K: Kind>(host: &Host, namespace: &str, name: &str) -> 
 }
 
 /// Something that is left in a namespace, as `service/web`; nothing that every
-/// namespace has, and nothing that comes and goes by itself.
+/// namespace has, nothing that comes and goes by itself, and of what belongs to
+/// the virtual cluster `name` only claims: the rest goes with it.
 ///
 /// # Errors
 /// As the host answers.
-pub async fn anything_in(host: &Host, namespace: &str) -> Result<Option<String>> {
+pub async fn anything_in(host: &Host, namespace: &str, name: &str) -> Result<Option<String>> {
     macro_rules! first_of {
         ($($kind:ty),* $(,)?) => {
-            $(if let Some(found) = first::<$kind>(host, namespace).await? {
+            $(if let Some(found) = first::<$kind>(host, namespace, name).await? {
                 return Ok(Some(found));
             })*
         };
@@ -144,7 +147,7 @@ pub async fn anything_in(host: &Host, namespace: &str) -> Result<Option<String>>
 /// What every namespace has from the start.
 const GIVEN: &[&str] = &["kube-root-ca.crt", "default"];
 
-async fn first<K: Kind>(host: &Host, namespace: &str) -> Result<Option<String>> {
+async fn first<K: Kind>(host: &Host, namespace: &str, name: &str) -> Result<Option<String>> {
     let doing = format!("list the {} of namespace {namespace}", K::plural(&()));
     let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
     let list = match api.list_metadata(&ListParams::default()).await {
@@ -159,10 +162,21 @@ async fn first<K: Kind>(host: &Host, namespace: &str) -> Result<Option<String>> 
     };
     // The garbage collector or a controller is about to remove it.
     let stays = |object: &PartialObjectMeta<K>| object.metadata.deletion_timestamp.is_none();
-    let names = list.iter().filter(|o| stays(o)).map(|o| o.name_any());
     let kind = K::kind(&()).to_lowercase();
+    let claims = kind == "persistentvolumeclaim";
+    let others = list
+        .iter()
+        .filter(|o| stays(o) && (claims || !belongs_to(o.labels(), name)));
+    let names = others.map(|o| o.name_any());
     let mut names = names.filter(|name| !GIVEN.contains(&name.as_str()));
     Ok(names.next().map(|name| format!("{kind}/{name}")))
+}
+
+/// True if these are labels of an object of the virtual cluster, or of one that
+/// it brought to the host.
+fn belongs_to(labels: &BTreeMap<String, String>, name: &str) -> bool {
+    let is = |label: &str, value: &str| labels.get(label).is_some_and(|v| v == value);
+    is(marks::MANAGED_BY, name) || (is("app", marks::APP) && is(marks::RELEASE, name))
 }
 
 /// Waits until no object matches. Watches, so that it ends at once.
@@ -205,6 +219,27 @@ pub async fn wait_gone<K: Kind>(host: &Host, namespace: &str, selector: &str) ->
         };
         if complete && present.is_empty() {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_label_alike_is_not_taken_for_ours() {
+        for (labels, ours) in [
+            (&[("app", "coracle"), ("release", "a")][..], true),
+            (&[("coracle.dev/managed-by", "a")], true),
+            (&[("release", "a")], false),
+            (&[("app", "web"), ("release", "a")], false),
+            (&[("app", "coracle"), ("release", "b")], false),
+            (&[("coracle.dev/managed-by", "b")], false),
+            (&[], false),
+        ] {
+            let map = labels.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+            assert_eq!(belongs_to(&map.collect(), "a"), ours, "{labels:?}");
         }
     }
 }

@@ -37,8 +37,10 @@ fn after_the_stateful_set(world: &World) -> Result {
     cluster.delete()?;
     // It was made for it.
     world.eventually("the end of the namespace", || {
-        let found = world.try_kubectl("get namespace e2e-cut");
-        has(&found.err, "not found")
+        let found = world.try_kubectl("get namespace e2e-cut -o yaml");
+        let kinds = "pods,services,secrets,configmaps,serviceaccounts,persistentvolumeclaims";
+        let left = world.try_kubectl(&format!("get {kinds} -n e2e-cut -o name"));
+        has(&found.err, "not found").map_err(|_| format!("{}{}", found.out, left.out))
     })?;
     not_found(world, "delete cut -n e2e-cut")?;
     not_found(world, "delete cut")

@@ -11,8 +11,7 @@ use crate::world::{Result, World, ensure, has};
 /// What the "test suite" does: objects, a pod that runs, a command in it.
 const SUITE: &str = "kubectl create namespace suite && \
     kubectl create configmap answer --from-literal value=42 -n suite && \
-    kubectl run probe --image busybox --image-pull-policy IfNotPresent -n suite \
-        --command -- sleep 3600 && \
+    kubectl run probe --image nginx --image-pull-policy IfNotPresent -n suite && \
     kubectl wait pod probe -n suite --for condition=Ready --timeout 180s && \
     kubectl exec probe -n suite -- hostname";
 
