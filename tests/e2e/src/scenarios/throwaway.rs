@@ -26,6 +26,10 @@ pub fn many(world: &World) -> Result {
 }
 
 fn play(world: &World, count: usize, at_a_time: usize) -> Result {
+    world.eventually("earlier namespaces end", || {
+        let phases = world.kubectl("get namespaces -o jsonpath={.items[*].status.phase}")?;
+        ensure(!phases.contains("Terminating"), &phases)
+    })?;
     let before = footprint(world)?;
     let (next, times) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let failures = Mutex::new(Vec::new());
