@@ -47,9 +47,12 @@ pub const ALL: &[Scenario] = &[
     ("operator", operator::with_webhook),
     ("pause", lifecycle::pause_and_resume),
     ("throw-away", throwaway::few),
-    ("faults", faults::killed_processes),
 ];
 
 /// Those that run only when they are named: they take minutes, or change the
 /// host.
-pub const BY_NAME: &[Scenario] = &[("fifty", throwaway::many), ("nodes", nodes::several)];
+pub const BY_NAME: &[Scenario] = &[
+    ("faults", faults::killed_processes),
+    ("fifty", throwaway::many),
+    ("nodes", nodes::several),
+];
