@@ -1,7 +1,9 @@
 //! What the machine must offer before a host can be started.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::nodes::MAX_NODES;
 use super::{Layout, claim, orphans};
@@ -64,9 +66,28 @@ pub fn check(layout: &Layout, port: u16) -> Result<(), Error> {
     }
     claim::check_machine()?;
     orphans::end(layout);
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
-    Ok(())
+    free(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CLOSING)
+}
+
+/// How long a port may still be taken. The kernel forgets the command line of a
+/// process that ends before it closes its sockets, so an earlier host may have
+/// gone by all appearances and hold its port for a moment more.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How often to look whether it is free.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Fails unless the address is free within some time. Blocks.
+fn free(address: SocketAddr, patience: Duration) -> Result<(), Error> {
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::AddrInUse && started.elapsed() < patience => {
+                std::thread::sleep(INTERVAL);
+            }
+            Err(source) => return Err(Error::Listen { address, source }),
+        }
+    }
 }
 
 /// The file of a program on the PATH, or in the places where system programs
@@ -77,4 +98,19 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_may_take_a_moment_to_become_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(matches!(free(address, INTERVAL), Err(Error::Listen { .. })));
+        let waiting = std::thread::spawn(move || free(address, CLOSING * 30));
+        drop(listener);
+        assert!(waiting.join().unwrap().is_ok());
+    }
 }

@@ -298,8 +298,11 @@ fn kill_for(world: &World, ledger: &Ledger, seed: u64, time: Duration) -> Result
 fn supervisor(world: &World, clusters: &[Cluster], ledger: &Ledger) -> Result {
     let before = agree::still_pods(world, clusters)?;
     ensure(kill::Fault::Supervisor.kill(world)? > 0, "no supervisor")?;
-    let status = world.coracle(&format!("host status --data-dir {}", world.data_dir()))?;
-    has(&status, "is not running")?;
+    // A signal is sent before its process has ended.
+    world.eventually("the host's end", || {
+        let status = world.coracle(&format!("host status --data-dir {}", world.data_dir()))?;
+        has(&status, "is not running")
+    })?;
     up(world)?;
     settled(world, clusters, ledger, PATIENCE)
         .map_err(|error| format!("after the supervisor's end: {error}"))?;
