@@ -33,11 +33,14 @@ fn main() -> ExitCode {
         ["bench", options @ ..] => bench::run_bench(options),
         ["tidy"] => tidy::run_tidy(),
         ["image"] => images::own(),
-        ["facts", source] => {
-            facts::generate(std::path::Path::new(source)).map_err(|e| e.to_string())
-        }
-        ["wire", source] => wire::generate(std::path::Path::new(source)).map_err(|e| e.to_string()),
+        ["facts", source] => facts::generate(std::path::Path::new(source))
+            .map_err(|error| format!("{source}: {error}")),
+        ["wire", source] => wire::generate(std::path::Path::new(source))
+            .map_err(|error| format!("{source}: {error}")),
         _ => {
+            if !words.is_empty() {
+                eprintln!("xtask error: there is no task `{}`", words.join(" "));
+            }
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }

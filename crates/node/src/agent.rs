@@ -5,12 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
-use kube::Api;
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::Cri;
@@ -23,6 +19,7 @@ use crate::pod::manager::{Manager, PodIndex};
 use crate::pod::sandbox::SandboxSettings;
 use crate::pod::worker::Shared;
 use crate::volumes::Volumes;
+use crate::watched::{Watched, watch};
 use crate::{kubelet, proxy};
 
 /// Most sandboxes made at the same time: each runs CNI plugins and runc.
@@ -145,7 +142,11 @@ pub async fn run(
     };
     let stop = shutdown.child_token();
     let _stop_all = stop.clone().drop_guard();
-    let (services, service_task, services_changed) = watch_services(&client, &stop);
+    let Watched {
+        store: services,
+        changed: services_changed,
+        task: service_task,
+    } = watch::<Service>(&client, &stop);
     let shared = Arc::new(Shared {
         volumes: Volumes::new(&config.data_dir, client.clone(), facts.clone()),
         events: Recorder::start(client.clone(), config.node_name.clone(), stop.clone()),
@@ -205,32 +206,4 @@ pub async fn run(
         }
     );
     Ok(())
-}
-
-type ServiceWatch = (Store<Service>, tokio::task::JoinHandle<()>, Arc<Notify>);
-
-fn watch_services(client: &kube::Client, stop: &CancellationToken) -> ServiceWatch {
-    let (store, writer) = reflector::store();
-    let changed = Arc::new(Notify::new());
-    let api: Api<Service> = Api::all(client.clone());
-    let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .modify(|service| service.metadata.managed_fields = None)
-        .reflect(writer);
-    let (stop, notify) = (stop.clone(), Arc::clone(&changed));
-    let task = tokio::spawn(async move {
-        futures::pin_mut!(stream);
-        loop {
-            let event = tokio::select! {
-                event = stream.next() => event,
-                () = stop.cancelled() => return,
-            };
-            match event {
-                Some(Ok(_)) => notify.notify_one(),
-                Some(Err(error)) => tracing::warn!(%error, "service watch interrupted"),
-                None => return,
-            }
-        }
-    });
-    (store, task, changed)
 }

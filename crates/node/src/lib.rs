@@ -19,6 +19,7 @@ mod probes;
 mod quantity;
 mod teardown;
 mod volumes;
+mod watched;
 
 pub use agent::{Error, NodeConfig, Proxied, run};
 pub use local_volumes::PROVISIONER as LOCAL_PROVISIONER;

@@ -11,23 +11,20 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{Kind, Recorder};
 use crate::volumes::mounts::remove_tree;
+use crate::watched::watch;
 use objects::{Reclaim, Wish};
 
 /// The provisioner that storage classes name.
@@ -63,13 +60,6 @@ enum Failure {
 enum Work {
     Make,
     Remove,
-}
-
-/// A cache that says when it changes.
-struct Watched<K: Resource<DynamicType = ()> + 'static> {
-    store: Store<K>,
-    changed: Arc<Notify>,
-    task: tokio::task::JoinHandle<()>,
 }
 
 impl LocalVolumes {
@@ -150,7 +140,7 @@ impl LocalVolumes {
             let Some(name) = objects::asks_for(&claim, &self.node) else {
                 continue;
             };
-            if volumes.get(&reflector::ObjectRef::new(&name)).is_some() {
+            if volumes.get(&ObjectRef::new(&name)).is_some() {
                 continue;
             }
             let class = claim
@@ -296,7 +286,7 @@ impl LocalVolumes {
         let entries = fs::read_dir(&self.directory).into_iter().flatten();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let known = volumes.get(&reflector::ObjectRef::new(&name)).is_some();
+            let known = volumes.get(&ObjectRef::new(&name)).is_some();
             if objects::is_volume_name(&name) && !known && !asked.contains(&name) {
                 // Fails where it is not empty, as it should.
                 let _ = fs::remove_dir(entry.path());
@@ -327,39 +317,6 @@ fn make_directory(all: &Path, path: &Path) -> io::Result<()> {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o777))
-}
-
-fn watch<K>(client: &kube::Client, stop: &CancellationToken) -> Watched<K>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync,
-    K: 'static,
-{
-    let (store, writer) = reflector::store();
-    let changed = Arc::new(Notify::new());
-    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .modify(|object| object.meta_mut().managed_fields = None)
-        .reflect(writer);
-    let (stop, notify) = (stop.clone(), Arc::clone(&changed));
-    let task = tokio::spawn(async move {
-        futures::pin_mut!(stream);
-        loop {
-            let event = tokio::select! {
-                event = stream.next() => event,
-                () = stop.cancelled() => return,
-            };
-            match event {
-                Some(Ok(_)) => notify.notify_one(),
-                Some(Err(error)) => tracing::debug!(%error, "a watch was interrupted"),
-                None => return,
-            }
-        }
-    });
-    Watched {
-        store,
-        changed,
-        task,
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,10 @@ use world::World;
 
 fn main() -> ExitCode {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(error) = check_names(&chosen) {
+        println!("{error}");
+        return ExitCode::from(2);
+    }
     let started = Instant::now();
     let world = match World::start() {
         Ok(world) => world,
@@ -64,5 +68,36 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// Fails if a word chooses no scenario: a run of nothing would pass.
+fn check_names(chosen: &[String]) -> world::Result {
+    let all = scenarios::ALL.iter().chain(scenarios::BY_NAME);
+    let names: Vec<&str> = all.map(|(name, _)| *name).collect();
+    for part in chosen {
+        if !names.iter().any(|name| name.contains(part.as_str())) {
+            return Err(format!(
+                "no scenario has {part:?} in its name; there are: {}",
+                names.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_choose_scenarios_by_a_part_of_their_name() {
+        assert_eq!(check_names(&[]), Ok(()));
+        assert_eq!(check_names(&["walk".into(), "faults".into()]), Ok(()));
+        let error = check_names(&["walk".into(), "wakl".into()]).unwrap_err();
+        assert!(
+            error.contains("\"wakl\"") && error.contains("walkthrough"),
+            "{error}"
+        );
     }
 }

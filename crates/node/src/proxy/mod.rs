@@ -14,12 +14,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
 use kube::runtime::reflector::{self, Store};
-use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::Notify;
@@ -27,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Proxied;
 use crate::pod::worker::Shared;
+use crate::watched::watch;
 use ruleset::{Ruleset, Settings};
 
 /// Least time between two writes of the rules: bursts become one write.
@@ -52,9 +50,11 @@ pub(crate) async fn run(
     };
     let services_too = shared.config.proxy == Proxied::Services;
     let (slices, slices_changed) = if services_too {
-        watch_slices(&shared.client, &shutdown)
+        let watched = watch::<EndpointSlice>(&shared.client, &shutdown);
+        (watched.store, watched.changed)
     } else {
-        nothing()
+        // A store that stays empty.
+        (reflector::store().0, Arc::default())
     };
     if services_too {
         let ready = async { tokio::join!(services.wait_until_ready(), slices.wait_until_ready()) };
@@ -104,40 +104,6 @@ pub(crate) async fn run(
             tokio::time::sleep(COALESCE).await;
         }
     }
-}
-
-type SliceWatch = (Store<EndpointSlice>, Arc<Notify>);
-
-/// A store that stays empty.
-fn nothing() -> SliceWatch {
-    (reflector::store().0, Arc::default())
-}
-
-fn watch_slices(client: &kube::Client, shutdown: &CancellationToken) -> SliceWatch {
-    let (store, writer) = reflector::store();
-    let changed = Arc::new(Notify::new());
-    let api: Api<EndpointSlice> = Api::all(client.clone());
-    let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .modify(|slice| slice.metadata.managed_fields = None)
-        .reflect(writer);
-    let (notify, shutdown) = (Arc::clone(&changed), shutdown.clone());
-    // It ends with the agent.
-    tokio::spawn(async move {
-        futures::pin_mut!(stream);
-        loop {
-            let event = tokio::select! {
-                event = stream.next() => event,
-                () = shutdown.cancelled() => return,
-            };
-            match event {
-                Some(Ok(_)) => notify.notify_one(),
-                Some(Err(error)) => tracing::warn!(%error, "endpoint watch interrupted"),
-                None => return,
-            }
-        }
-    });
-    (store, changed)
 }
 
 /// Why rules were not written.

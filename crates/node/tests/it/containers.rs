@@ -276,13 +276,13 @@ async fn full_pod(world: &World) {
     let spec = json!({
         "serviceAccountName": "sa",
         "initContainers": [
-            {"name": "init", "command": ["sh", "-c", "echo prepared > /work/page"],
-             "volumeMounts": [{"name": "work", "mountPath": "/work"}]},
+            {"name": "init", "command": ["sh", "-c", "echo prepared > /pages/page"],
+             "volumeMounts": [{"name": "work", "mountPath": "/pages"}]},
             {"name": "side", "restartPolicy": "Always", "command": ["sleep", "10000"]}],
         "containers": [{
             "name": "main",
             "command": ["sh", "-c"],
-            "args": ["echo hello $(WHO); echo oops >&2; exec httpd -f -p 8080 -h /work"],
+            "args": ["echo hello $(WHO); echo oops >&2; exec httpd -f -p 8080 -h /pages"],
             "env": [{"name": "WHO", "value": "$(FROM_MAP)!"},
                 {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
             "envFrom": [{"prefix": "X_", "configMapRef": {"name": "cm"}}],
@@ -290,7 +290,7 @@ async fn full_pod(world: &World) {
             "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}},
             "securityContext": {"runAsUser": 1000, "readOnlyRootFilesystem": true},
             "volumeMounts": [
-                {"name": "work", "mountPath": "/work"},
+                {"name": "work", "mountPath": "/pages"},
                 {"name": "map", "mountPath": "/map"},
                 {"name": "secret", "mountPath": "/secret"},
                 {"name": "token", "mountPath": "/token"},

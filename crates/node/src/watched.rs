@@ -1,0 +1,57 @@
+//! Objects of the API server, kept up to date in memory.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// All objects of a kind, and word of their changes.
+pub(crate) struct Watched<K: Resource<DynamicType = ()> + 'static> {
+    pub store: Store<K>,
+    /// Told after each change; changes in between become one.
+    pub changed: Arc<Notify>,
+    /// Ends with the token that the watch was given.
+    pub task: JoinHandle<()>,
+}
+
+/// Watches all objects of a kind, through interruptions, until `stop`.
+pub(crate) fn watch<K>(client: &kube::Client, stop: &CancellationToken) -> Watched<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync,
+    K: 'static,
+{
+    let (store, writer) = reflector::store();
+    let changed = Arc::new(Notify::new());
+    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer);
+    let (stop, notify) = (stop.clone(), Arc::clone(&changed));
+    let task = tokio::spawn(async move {
+        futures::pin_mut!(stream);
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                () = stop.cancelled() => return,
+            };
+            match event {
+                Some(Ok(_)) => notify.notify_one(),
+                Some(Err(error)) => {
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
+                }
+                None => return,
+            }
+        }
+    });
+    Watched {
+        store,
+        changed,
+        task,
+    }
+}
