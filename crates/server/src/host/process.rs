@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
+use super::requirements;
 use crate::Error;
 
 /// The first pause before a program that ended is started again.
@@ -73,6 +74,7 @@ fn start(program: &Program) -> Result<Child, Error> {
     let mut command = std::process::Command::new(&program.file);
     command
         .args(&program.arguments)
+        .env("PATH", requirements::search_path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,5 +1,6 @@
 //! What the machine must offer before a host can be started.
 
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -90,19 +91,41 @@ fn free(address: SocketAddr, patience: Duration) -> Result<(), Error> {
     }
 }
 
-/// The file of a program on the PATH, or in the places where system programs
-/// are even if the PATH leaves them out.
+/// Where system programs are even if the PATH leaves them out.
+const SYSTEM: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/bin"];
+
+/// The file of a program on the PATH, or in the places of system programs.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from))
+    places(&path)
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
+}
+
+/// The PATH for what the host starts, so that it finds what `find` has found.
+pub fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // No place has a colon in its name: they come from a PATH, or from here.
+    std::env::join_paths(places(&path)).unwrap_or(path)
+}
+
+fn places(path: &OsStr) -> impl Iterator<Item = PathBuf> {
+    // An empty entry of a PATH is the working directory: not for root.
+    std::env::split_paths(path)
+        .filter(|place| !place.as_os_str().is_empty())
+        .chain(SYSTEM.map(PathBuf::from))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn system_programs_are_found_whatever_the_path() {
+        let found: Vec<PathBuf> = places(OsStr::new("/mine::/other")).collect();
+        assert_eq!(found[..2], ["/mine", "/other"].map(PathBuf::from));
+        assert_eq!(found[2..], SYSTEM.map(PathBuf::from));
+    }
 
     #[test]
     fn a_port_may_take_a_moment_to_become_free() {

@@ -457,7 +457,12 @@ async fn wait_for_control_plane(layout: &Layout) -> Result<kube::Client, Error> 
 async fn wait_for_node(client: &kube::Client, name: &str) -> Result<(), Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     wait("the node", async || {
-        let node = nodes.get(name).await.map_err(|e| e.to_string())?;
+        let node = match nodes.get_opt(name).await {
+            Ok(Some(node)) => node,
+            Ok(None) => return Err("its agent has not registered it".to_owned()),
+            Err(kube::Error::Api(status)) => return Err(status.message),
+            Err(error) => return Err(error.to_string()),
+        };
         let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
         match conditions.iter().find(|c| c.type_ == "Ready") {
             Some(ready) if ready.status == "True" => Ok(()),
