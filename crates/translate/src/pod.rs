@@ -240,13 +240,6 @@ impl Translator {
     }
 
     fn node(&self, spec: &mut Value, node_name: &str) {
-        let nodes = &self.config.sync.from_host.nodes;
-        if nodes.enabled && !nodes.selector.labels.is_empty() {
-            let selector = object::child_map(spec, "nodeSelector");
-            for (key, value) in &nodes.selector.labels {
-                selector.insert(key.clone(), value.as_str().into());
-            }
-        }
         let enforced = &self.config.sync.to_host.pods.enforce_tolerations;
         if !enforced.is_empty()
             && let Some(map) = spec.as_object_mut()
@@ -258,17 +251,24 @@ impl Translator {
                 }
             }
         }
-        if node_name.is_empty() {
-            return;
+        if !node_name.is_empty() {
+            if self.config.control_plane.advanced.virtual_scheduler.enabled {
+                // The virtual scheduler has decided by these already.
+                drop_keys(
+                    spec,
+                    &["affinity", "topologySpreadConstraints", "nodeSelector"],
+                );
+            }
+            require_node(spec, node_name);
         }
-        if self.config.control_plane.advanced.virtual_scheduler.enabled {
-            // The virtual scheduler has decided by these already.
-            drop_keys(
-                spec,
-                &["affinity", "topologySpreadConstraints", "nodeSelector"],
-            );
+        // Last, since a tenant may name any node in place of a scheduler.
+        let nodes = &self.config.sync.from_host.nodes;
+        if nodes.enabled && !nodes.selector.labels.is_empty() {
+            let selector = object::child_map(spec, "nodeSelector");
+            for (key, value) in &nodes.selector.labels {
+                selector.insert(key.clone(), value.as_str().into());
+            }
         }
-        require_node(spec, node_name);
     }
 }
 
