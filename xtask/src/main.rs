@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask TASK
   demo    install what is missing, build, and play the tutorial's first walk-through
-  test    install what is missing and run every test
+  test    install what is missing and run the tests
   e2e     the end-to-end tests alone; further words choose scenarios
   bench   figures beside the goals; `bench --help` lists its options
   tidy    check the rules of the repository

@@ -80,8 +80,11 @@ pub fn apply(
     let kept = managers.all_but(&id).union(&configured);
     let owned = kept.with_containers();
     let applied = stripped(configured);
-    let dropped = last.with_containers().difference(&owned);
-    if !dropped.is_empty() {
+    let lost = last.with_containers().difference(&owned);
+    if !lost.is_empty() {
+        // Of what is there: a list without items is no field of the set.
+        let present = walk::field_set(&merged, Some(schema)).with_containers();
+        let dropped = lost.intersection(&present);
         walk::remove(&mut merged, &dropped, Some(schema));
     }
 

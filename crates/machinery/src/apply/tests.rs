@@ -67,6 +67,39 @@ fn owners(object: &Value) -> Vec<(String, Value)> {
 }
 
 #[test]
+fn an_empty_list_outlives_the_change_to_server_side_apply() {
+    let schema = Schema::from_crd(&json!({"type": "object", "properties": {"spec": {
+        "type": "object", "properties": {
+            "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+            "other": {"type": "string"}, "more": {"type": "string"}}}}}))
+    .unwrap();
+    let config = |spec: Value| json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": spec});
+    let all = config(json!({"set": [], "other": "x", "more": "y"}));
+    let mut live = all.clone();
+    // As kubectl does it: what it wrote before becomes what it applied.
+    let fields = json!({"f:spec": {".": {}, "f:set": {}, "f:other": {}, "f:more": {}}});
+    put_managed_fields(
+        &mut live,
+        vec![
+            json!({"manager": "m", "operation": "Apply", "apiVersion": "a/v1", "time": NOW,
+            "fieldsType": "FieldsV1", "fieldsV1": fields}),
+        ],
+    );
+    let options = ApplyOptions {
+        api_version: "a/v1".into(),
+        ..options("m")
+    };
+    for _ in 0..2 {
+        live = apply(Some(&live), &all, &schema, &options).unwrap();
+        assert_eq!(without_managed_fields(&live), all);
+    }
+    // What is no longer applied goes.
+    let fewer = config(json!({"set": [], "more": "y"}));
+    live = apply(Some(&live), &fewer, &schema, &options).unwrap();
+    assert_eq!(without_managed_fields(&live), fewer);
+}
+
+#[test]
 fn a_first_apply_owns_what_it_sets() {
     let result = applied(
         None,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{Schema, Type};
+use super::{Property, Schema, Type};
 use crate::error::ApiError;
 
 /// The largest body that is decoded, in bytes: upstream's limit for resources.
@@ -62,9 +62,9 @@ pub struct Decoded {
 
 /// Decodes a JSON body. Without a schema any fields are kept.
 ///
-/// Of built-in kinds, as Go does: unknown fields and nulls are dropped, times
-/// and quantities brought to their canonical form, a value of the wrong type
-/// is refused. Of custom kinds unknown fields are dropped; types are left to
+/// Of built-in kinds, as Go does: unknown fields, nulls, and optional lists and
+/// maps without an entry are dropped, times and quantities brought to their
+/// canonical form, a value of the wrong type is refused. Of custom kinds unknown fields are dropped; types are left to
 /// `Schema::validate`.
 pub fn decode(
     bytes: &[u8],
@@ -204,6 +204,40 @@ fn joined(mut path: String, name: &str) -> String {
     }
     path.push_str(name);
     path
+}
+
+/// Optional lists that upstream's types write even if they are empty: those
+/// without `omitempty`.
+const WRITTEN_EMPTY: &[(&str, &str)] = &[
+    ("io.k8s.api.rbac.v1.Role", "rules"),
+    ("io.k8s.api.rbac.v1.ClusterRole", "rules"),
+    ("io.k8s.api.discovery.v1.EndpointSlice", "endpoints"),
+    ("io.k8s.api.discovery.v1.EndpointSlice", "ports"),
+    (
+        "io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus",
+        "currentMetrics",
+    ),
+    (CUSTOM_KIND_STATUS, "conditions"),
+    (CUSTOM_KIND_STATUS, "storedVersions"),
+];
+
+const CUSTOM_KIND_STATUS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.\
+                                  CustomResourceDefinitionStatus";
+
+/// True if a field of a built-in type is not written as it is: an optional
+/// list or map without an entry.
+fn is_omitted(owner: &Schema, property: &Property, value: &Value) -> bool {
+    let empty = match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty() && property.schema.map_values().is_some(),
+        _ => false,
+    };
+    let field = property.name.as_ref();
+    empty
+        && !owner.is_custom()
+        && property.schema.kind() != Type::Any
+        && !owner.required().iter().any(|name| name.as_ref() == field)
+        && !WRITTEN_EMPTY.contains(&(owner.name().unwrap_or_default(), field))
 }
 
 /// Reads one value.
@@ -378,6 +412,15 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
                     object.insert(name, Value::Null);
                 }
                 Value::Null if property.is_some() => {}
+                value
+                    if self
+                        .schema
+                        .zip(property)
+                        .is_some_and(|(owner, field)| is_omitted(owner, field, &value)) =>
+                {
+                    // Or an earlier duplicate would stand.
+                    object.remove(&name);
+                }
                 Value::Null => {
                     object.insert(name, scalar::zero(schema));
                 }
@@ -525,6 +568,38 @@ mod tests {
         assert_eq!(secret("aGk=\n").unwrap().object["data"]["k"], "aGk=");
         assert!(secret("aGk").is_err());
         assert!(secret("a b=").is_err());
+    }
+
+    #[test]
+    fn optional_lists_and_maps_without_entries_are_dropped() {
+        let body = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "a", "labels": {}, "annotations": {"k": ""}, "finalizers": []},
+            "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "nodeSelector": {},
+                "securityContext": {}, "tolerations": [],
+                "containers": [{"name": "c", "env": [], "resources": {"limits": {}}}]}});
+        let decoded = decode_value(body, Some(&kind("", "Pod")), FieldValidation::Strict).unwrap();
+        assert_eq!(
+            decoded.object,
+            json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "a", "annotations": {"k": ""}},
+                "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "securityContext": {},
+                    "containers": [{"name": "c", "resources": {}}]}})
+        );
+        // Required ones and those that upstream writes in any case stay.
+        let rbac = "rbac.authorization.k8s.io";
+        for (group, name, body) in [
+            ("", "Pod", json!({"spec": {"containers": []}})),
+            (rbac, "Role", json!({"rules": []})),
+            (
+                "apps",
+                "ControllerRevision",
+                json!({"data": {"a": [], "b": {}}}),
+            ),
+        ] {
+            let schema = kind(group, name);
+            let decoded = decode_value(body.clone(), Some(&schema), FieldValidation::Strict);
+            assert_eq!(decoded.unwrap().object, body);
+        }
     }
 
     #[test]

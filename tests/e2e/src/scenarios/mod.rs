@@ -47,12 +47,10 @@ pub const ALL: &[Scenario] = &[
     ("operator", operator::with_webhook),
     ("pause", lifecycle::pause_and_resume),
     ("throw-away", throwaway::few),
-];
-
-/// Those that run only when they are named: they take minutes, or change the
-/// host.
-pub const BY_NAME: &[Scenario] = &[
     ("faults", faults::killed_processes),
-    ("fifty", throwaway::many),
+    // Last, since it makes another host in place of that of the others.
     ("nodes", nodes::several),
 ];
+
+/// Those that run only when they are named: they take minutes.
+pub const BY_NAME: &[Scenario] = &[("fifty", throwaway::many)];

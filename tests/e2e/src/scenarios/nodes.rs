@@ -184,7 +184,8 @@ fn on_node(world: &World, node: &str, wanted: usize) -> Result {
 /// back, it is ready and rid of them.
 fn lost_node(world: &World, cluster: &VirtualCluster<'_>) -> Result {
     let inside = &cluster.inside;
-    let agent = format!("pgrep -f -- '--name={THIRD} '");
+    // Written so that it does not match the shell that looks for it.
+    let agent = format!("pgrep -f -- '[-]-name={THIRD} '");
     let signal = |signal: &str| world.script(&format!("kill -{signal} $({agent})"));
     // As far as anybody can tell: it says nothing any more.
     signal("STOP")?;
