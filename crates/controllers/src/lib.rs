@@ -21,6 +21,7 @@ mod hash;
 mod informer;
 mod intstr;
 mod job;
+mod loadbalancer;
 mod namespace;
 mod nodelifecycle;
 mod objects;

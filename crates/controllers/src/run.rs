@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_machinery::addresses::AddressRange;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +17,8 @@ use crate::objects::apps::ReplicaSet;
 use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
 use crate::{
-    binder, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace,
-    nodelifecycle, podgc, protection, replicaset, statefulset, tenancy,
+    binder, cronjob, daemonset, deployment, disruption, endpoints, gc, job, loadbalancer,
+    namespace, nodelifecycle, podgc, protection, replicaset, statefulset, tenancy,
 };
 
 /// Which controllers to run.
@@ -51,6 +52,9 @@ pub struct Options {
     /// Finished pods kept in the whole cluster; beyond, the oldest are deleted.
     /// Zero keeps all.
     pub terminated_pod_threshold: usize,
+    /// Addresses for services of type LoadBalancer; without them, such services
+    /// are somebody else's.
+    pub load_balancer_addresses: Option<AddressRange>,
     /// Runs a scheduler too, on the same caches.
     pub scheduler: Option<SchedulerOptions>,
 }
@@ -62,6 +66,7 @@ impl Default for Options {
             cluster_ca_pem: String::new(),
             node_monitor_grace: Duration::from_secs(40),
             terminated_pod_threshold: 12_500,
+            load_balancer_addresses: None,
             scheduler: None,
         }
     }
@@ -88,6 +93,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("disruption", disruption::start),
     ("endpointslice", endpoints::start_slices),
     ("endpoints", endpoints::start_endpoints),
+    ("service-lb-controller", loadbalancer::start),
     ("node-lifecycle", nodelifecycle::start),
     ("taint-eviction-controller", nodelifecycle::start_eviction),
     ("pod-garbage-collector", podgc::start),

@@ -4,6 +4,7 @@
 //! Nothing here knows of async, of I/O or of a clock: callers hand in bytes,
 //! values and the present time.
 
+pub mod addresses;
 pub mod apply;
 pub mod cel;
 pub mod error;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use coracle_machinery::addresses::AddressRange;
 use k8s_openapi::api::core::v1::Service;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,9 @@ pub struct NodeConfig {
     /// Directory of the volumes that are made for claims; none are made
     /// without it.
     pub local_volumes: Option<PathBuf>,
+    /// Addresses of load balancers that lead to this machine: what no service
+    /// takes of them is refused.
+    pub load_balancer_addresses: Option<AddressRange>,
 }
 
 /// What the service proxy of an agent serves.

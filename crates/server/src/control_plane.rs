@@ -12,6 +12,7 @@ use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::listener::{ListenerLimits, Security};
 use coracle_apiserver::{ApiServer, listener};
 use coracle_controllers::SchedulerOptions;
+use coracle_machinery::addresses::AddressRange;
 use coracle_pki::KeyCert;
 use coracle_pki::tls::{self, ClientAuthority, Identity};
 use coracle_store::sqlite::{SqliteOptions, SqliteStore};
@@ -56,6 +57,8 @@ pub struct ControlPlaneOptions {
     pub scheduler: bool,
     /// Run the controllers that watch over nodes.
     pub node_lifecycle: bool,
+    /// Addresses for services of type LoadBalancer.
+    pub load_balancer_addresses: Option<AddressRange>,
     /// An administrator's kubeconfig to write.
     pub write_kubeconfig: Option<PathBuf>,
     /// Where a syncer finds its credentials.
@@ -243,6 +246,7 @@ fn spawn_clients(
         cluster_ca_pem: pki.ca.cert_pem().to_owned(),
         // Beside the controllers, so that both share their caches.
         scheduler: options.scheduler.then(SchedulerOptions::default),
+        load_balancer_addresses: options.load_balancer_addresses,
         ..coracle_controllers::Options::default()
     };
     let stop = shutdown.clone();

@@ -76,6 +76,14 @@ pub enum Error {
     /// A directory is not what a host keeps its data in.
     #[error("{} is no host's data directory", .0.display())]
     NoData(PathBuf),
+    /// Addresses for load balancers are taken.
+    #[error("services cannot be given {pool}: {why}")]
+    Pool {
+        /// The addresses.
+        pool: coracle_machinery::addresses::AddressRange,
+        /// Who has one of them.
+        why: String,
+    },
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -118,6 +126,7 @@ impl Error {
             Self::PathTooLong { .. } => {
                 "sockets lie below it; choose a shorter one with --data-dir".into()
             }
+            Self::Pool { .. } => "choose others with --load-balancer-addresses".into(),
             Self::NoData(_) => {
                 "name the directory with --data-dir; `coracle host up` makes one".into()
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use coracle_machinery::addresses::AddressRange;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Error, clients, renewal};
@@ -44,6 +45,8 @@ pub struct NodeOptions {
     /// Directory of the volumes that are made for claims; none are made
     /// without it.
     pub local_volumes: Option<PathBuf>,
+    /// Addresses of load balancers that lead to this machine.
+    pub load_balancer_addresses: Option<AddressRange>,
     /// Address of the node's own API.
     pub listen: SocketAddr,
 }
@@ -94,6 +97,7 @@ async fn work(options: NodeOptions, shutdown: CancellationToken) -> Result<(), E
         rules_table: options.rules_table,
         bridge: options.bridge,
         local_volumes: options.local_volumes,
+        load_balancer_addresses: options.load_balancer_addresses,
     };
     coracle_node::run(config, client, shutdown)
         .await

@@ -62,6 +62,7 @@ async fn certificates_are_renewed_while_the_control_plane_serves() {
         dns_fallback: false,
         dns_service_ip: None,
         scheduler: false,
+        load_balancer_addresses: None,
         node_lifecycle: false,
         write_kubeconfig: Some(admin.clone()),
         credentials_dir: Some(credentials.clone()),

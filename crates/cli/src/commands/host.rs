@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use coracle_image::{ImageStore, Reference};
+use coracle_machinery::addresses::{AddressRange, AddressRangeError};
 use coracle_machinery::names::dns1123_subdomain_errors;
 use coracle_server::host::{
-    self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_PORT, HostOptions, Layout, Progress,
+    self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_PORT, Extras, HostOptions, Layout, Progress,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,7 +44,8 @@ enum Action {
     /// Start the host cluster and switch the kubeconfig to it (needs root)
     #[command(
         after_help = "Examples:\n  coracle host up\n  coracle host up --port 7443
-  coracle host up --nodes 3"
+  coracle host up --nodes 3
+  coracle host up --load-balancer-addresses 172.18.255.200-172.18.255.250"
     )]
     Up(Settings),
     /// Stop the host cluster with all its pods; its data stays
@@ -84,6 +86,31 @@ struct Settings {
     #[arg(long, value_name = "NUMBER",
         value_parser = clap::value_parser!(u8).range(1..=i64::from(host::MAX_NODES)))]
     nodes: Option<u8>,
+    /// Give services of type LoadBalancer addresses from this range, or `none`
+    /// [default: as it was, or none]
+    #[arg(long, value_name = "FROM-TO", value_parser = pool)]
+    load_balancer_addresses: Option<Pool>,
+}
+
+/// A choice of addresses for load balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pool(Option<AddressRange>);
+
+fn pool(text: &str) -> std::result::Result<Pool, AddressRangeError> {
+    match text {
+        "none" => Ok(Pool(None)),
+        range => range.parse().map(|range| Pool(Some(range))),
+    }
+}
+
+impl Settings {
+    /// What the host is to offer, given what it offered before.
+    fn extras(&self, before: &Extras) -> Extras {
+        let chosen = self.load_balancer_addresses;
+        Extras {
+            load_balancer_addresses: chosen.map_or(before.load_balancer_addresses, |p| p.0),
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -156,9 +183,16 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
             ))
             .hint("`coracle host down` stops it and keeps its data; then start it again"));
         }
+        if settings.extras(&layout.extras()) != layout.extras() {
+            return Err(
+                CliError::failure("the running host was started with other options")
+                    .hint("`coracle host down` stops it and keeps its data; then start it again"),
+            );
+        }
         return write_context(environment, &layout);
     }
     node_name(settings)?;
+    settings.extras(&layout.extras()).check()?;
     host::check_requirements(&layout, settings.port)?;
     let mut progress = environment.output.progress("Starting the host cluster");
     let failed = |error: std::io::Error| CliError::failure("cannot start the host").because(error);
@@ -216,6 +250,10 @@ fn supervisor(
     if let Some(nodes) = settings.nodes {
         command.arg(format!("--nodes={nodes}"));
     }
+    if let Some(Pool(pool)) = &settings.load_balancer_addresses {
+        let pool = pool.map_or("none".to_owned(), |pool| pool.to_string());
+        command.arg(format!("--load-balancer-addresses={pool}"));
+    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -272,10 +310,11 @@ async fn run(settings: &Settings) -> Result {
     };
     super::roles::start_logging()?;
     let data_dir = absolute(&settings.data.data_dir)?;
-    let remembered = Layout::new(&data_dir).node_count();
+    let layout = Layout::new(&data_dir);
     let options = HostOptions {
+        nodes: settings.nodes.unwrap_or(layout.node_count()),
+        extras: settings.extras(&layout.extras()),
         data_dir,
-        nodes: settings.nodes.unwrap_or(remembered),
         port: settings.port,
         node_name: node_name(settings)?,
         program: std::env::current_exe()
@@ -376,10 +415,12 @@ fn forget(environment: &Environment, layout: &Layout) -> Result {
 fn status(environment: &Environment, arguments: &Status) -> Result {
     let layout = Layout::new(&absolute(&arguments.data.data_dir)?);
     let pid = host::running(&layout);
+    let extras = layout.extras();
     let value = json!({
         "running": pid.is_some(),
         "pid": pid,
         "nodes": layout.node_count(),
+        "loadBalancerAddresses": extras.load_balancer_addresses.map(|pool| pool.to_string()),
         "dataDir": layout.root(),
         "context": CONTEXT,
         "kubeconfig": layout.admin_kubeconfig(),
@@ -398,6 +439,9 @@ fn status(environment: &Environment, arguments: &Status) -> Result {
                     layout.root().display()
                 ));
                 data(&format!("  nodes    {}\n", layout.node_count()));
+                if let Some(pool) = extras.load_balancer_addresses {
+                    data(&format!("  balancer {pool}\n"));
+                }
                 data(&format!("  logs     {}\n", layout.logs().display()));
             }
             None => {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use coracle_machinery::addresses::AddressRange;
 use coracle_server::control_plane::{self, ControlPlaneOptions, ServiceAddresses};
 use coracle_server::node::{self, NodeOptions};
 use coracle_server::pki_dir::LEAF_VALIDITY;
@@ -63,6 +64,9 @@ pub struct ControlPlane {
     /// Run the controllers that watch over nodes
     #[arg(long)]
     node_lifecycle: bool,
+    /// Give services of type LoadBalancer addresses from this range
+    #[arg(long, value_name = "FROM-TO")]
+    load_balancer_addresses: Option<AddressRange>,
     /// Write an administrator's kubeconfig to this file
     #[arg(long, value_name = "FILE")]
     write_kubeconfig: Option<PathBuf>,
@@ -137,6 +141,7 @@ impl ControlPlane {
             dns_service_ip: self.dns_service_ip,
             scheduler: self.scheduler,
             node_lifecycle: self.node_lifecycle,
+            load_balancer_addresses: self.load_balancer_addresses,
             write_kubeconfig: self.write_kubeconfig,
             credentials_dir: self.credentials_dir,
             context: self.context,
@@ -248,6 +253,9 @@ pub struct Node {
     /// made without it
     #[arg(long, value_name = "DIR")]
     local_volumes: Option<PathBuf>,
+    /// Addresses of load balancers that lead to this machine
+    #[arg(long, value_name = "FROM-TO")]
+    load_balancer_addresses: Option<AddressRange>,
     /// Address of the node's own API
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -277,6 +285,7 @@ impl Node {
             data_dir: self.data_dir,
             log_dir: self.log_dir,
             local_volumes: self.local_volumes,
+            load_balancer_addresses: self.load_balancer_addresses,
             listen: self.listen,
         };
         Ok(node::run(options, shutdown).await?)

@@ -14,6 +14,7 @@ use crate::api::Resource;
 pub(crate) struct Service {
     pub metadata: Meta,
     pub spec: ServiceSpec,
+    pub status: ServiceStatus,
 }
 kind!(Service, "", "v1", "Service", "services", true);
 
@@ -31,6 +32,31 @@ pub(crate) struct ServiceSpec {
     #[serde(deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,
     pub publish_not_ready_addresses: bool,
+    #[serde(rename = "loadBalancerIP")]
+    pub load_balancer_ip: String,
+    pub load_balancer_class: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceStatus {
+    pub load_balancer: LoadBalancerStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoadBalancerStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// Where a load balancer is reached.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LoadBalancerIngress {
+    pub ip: String,
+    pub hostname: String,
+    pub ip_mode: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -67,7 +67,7 @@ pub(crate) async fn run(
     let mut udp_before = BTreeSet::new();
     loop {
         let mut ports = if services_too {
-            model::services(&services.state(), &slices.state(), &settings.node_name)
+            model::services(&services.state(), &slices.state(), &settings)
         } else {
             model::Ports::default()
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::ruleset::Settings;
 use crate::pod::manager::HostPort;
 
 /// Most endpoints of one service port: a rule holds them all.
@@ -34,8 +35,13 @@ pub struct ServicePort {
     pub port: u16,
     /// Cluster addresses.
     pub cluster_ips: Vec<Ipv4Addr>,
-    /// External and load-balancer addresses.
+    /// External addresses.
     pub external_ips: Vec<Ipv4Addr>,
+    /// Addresses of its load balancer.
+    pub balancer_ips: Vec<Ipv4Addr>,
+    /// Who may use its load balancer, as address and length of the prefix; all
+    /// if nothing is said.
+    pub source_ranges: Option<Vec<(Ipv4Addr, u8)>>,
     /// Port on every node.
     pub node_port: Option<u16>,
     /// Endpoints for traffic from inside the cluster.
@@ -63,7 +69,7 @@ pub struct Ports {
 pub fn services(
     services: &[Arc<Service>],
     slices: &[Arc<EndpointSlice>],
-    node_name: &str,
+    node: &Settings,
 ) -> Ports {
     let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
@@ -93,7 +99,7 @@ pub fn services(
             spec,
             &format!("{namespace}/{name}"),
             slices,
-            node_name,
+            node,
         );
     }
     result.sort_by(|a, b| a.name.cmp(&b.name));
@@ -143,7 +149,7 @@ fn add_service(
     spec: &ServiceSpec,
     name: &str,
     slices: &[&EndpointSlice],
-    node_name: &str,
+    node: &Settings,
 ) {
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
     let first = spec.cluster_ip.as_deref().unwrap_or_default();
@@ -163,16 +169,16 @@ fn add_service(
         .flatten()
         .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|i| i.ip.as_deref());
-    let external_ips: Vec<Ipv4Addr> = spec
-        .external_ips
-        .iter()
-        .flatten()
-        .map(String::as_str)
-        .chain(balancers)
-        .filter_map(|ip| ip.parse().ok())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
+    let addresses = |texts: &mut dyn Iterator<Item = &str>| -> Vec<Ipv4Addr> {
+        let found: BTreeSet<Ipv4Addr> = texts.filter_map(|ip| ip.parse().ok()).collect();
+        found.into_iter().collect()
+    };
+    let balancer_ips = addresses(&mut balancers.into_iter());
+    let mut external_ips = addresses(&mut spec.external_ips.iter().flatten().map(String::as_str));
+    // Those of the pool belong to the services that were given them, and to
+    // nobody who merely names them.
+    external_ips.retain(|ip| node.balancer_pool.is_none_or(|pool| !pool.contains(*ip)));
+    let source_ranges = source_ranges(spec);
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let seconds = spec
             .session_affinity_config
@@ -191,7 +197,7 @@ fn add_service(
         };
         let port_name = port.name.as_deref().unwrap_or_default();
         let all = endpoints(slices, port_name, protocol, None);
-        let local = endpoints(slices, port_name, protocol, Some(node_name));
+        let local = endpoints(slices, port_name, protocol, Some(&node.node_name));
         let pick = |only_local: bool| {
             if only_local {
                 local.clone()
@@ -205,6 +211,8 @@ fn add_service(
             port: number,
             cluster_ips: cluster_ips.clone(),
             external_ips: external_ips.clone(),
+            balancer_ips: balancer_ips.clone(),
+            source_ranges: source_ranges.clone(),
             node_port: port.node_port.and_then(port_number),
             endpoints: pick(internal_local),
             external_endpoints: pick(external_local),
@@ -213,6 +221,22 @@ fn add_service(
             affinity,
         });
     }
+}
+
+/// Who may use the load balancer of a service. As upstream, ranges of another
+/// family of addresses do not restrict this one.
+fn source_ranges(spec: &ServiceSpec) -> Option<Vec<(Ipv4Addr, u8)>> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    let ranges: Vec<(Ipv4Addr, u8)> = ranges
+        .filter_map(|text| {
+            let (address, prefix) = text.trim().split_once('/')?;
+            let address: Ipv4Addr = address.parse().ok()?;
+            let prefix = prefix.parse::<u8>().ok().filter(|p| *p <= 32)?;
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            Some((Ipv4Addr::from(u32::from(address) & mask), prefix))
+        })
+        .collect();
+    (!ranges.is_empty()).then_some(ranges)
 }
 
 /// Endpoints of a port: the ready ones, or if there are none those that still
@@ -264,7 +288,7 @@ pub fn udp_flows(ports: &Ports) -> BTreeSet<(Ipv4Addr, Option<Ipv4Addr>)> {
         for ip in &service.cluster_ips {
             by_address.insert(*ip, &service.endpoints);
         }
-        for ip in &service.external_ips {
+        for ip in service.external_ips.iter().chain(&service.balancer_ips) {
             by_address.insert(*ip, &service.external_endpoints);
         }
         for (ip, endpoints) in by_address {
@@ -285,6 +309,38 @@ mod tests {
     fn service(spec: serde_json::Value) -> Vec<Arc<Service>> {
         let object = json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": spec});
         vec![Arc::new(serde_json::from_value(object).unwrap())]
+    }
+
+    fn settings(node: &str) -> Settings {
+        Settings {
+            table: String::new(),
+            pod_cidr: String::new(),
+            service_cidr: String::new(),
+            bridge: String::new(),
+            node_name: node.to_owned(),
+            node_ip: Ipv4Addr::new(10, 1, 0, 1),
+            balancer_pool: Some("10.9.0.1-10.9.0.9".parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_pool_belong_to_load_balancers_alone() {
+        let object = json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": {
+            "type": "LoadBalancer", "clusterIP": "10.96.0.9", "ports": [{"port": 80}],
+            "externalIPs": ["192.0.2.1", "10.9.0.2"],
+            "loadBalancerSourceRanges": [" 10.1.2.3/8", "2001:db8::/32", "0.0.0.0/0", "x/y } #"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.1", "ipMode": "VIP"},
+                {"ip": "10.9.0.3", "ipMode": "Proxy"}]}}});
+        let found = services(
+            &[Arc::new(serde_json::from_value(object).unwrap())],
+            &[],
+            &settings("n"),
+        );
+        let port = &found.services[0];
+        assert_eq!(port.external_ips, [Ipv4Addr::new(192, 0, 2, 1)]);
+        assert_eq!(port.balancer_ips, [Ipv4Addr::new(10, 9, 0, 1)]);
+        let ranges = [(Ipv4Addr::new(10, 0, 0, 0), 8), (Ipv4Addr::UNSPECIFIED, 0)];
+        assert_eq!(port.source_ranges.as_deref(), Some(&ranges[..]));
     }
 
     fn slice(endpoints: serde_json::Value) -> Vec<Arc<EndpointSlice>> {
@@ -319,7 +375,11 @@ mod tests {
                 vec![],
             ),
         ] {
-            let ports = services(&service(web.clone()), &slice(endpoints.clone()), "n");
+            let ports = services(
+                &service(web.clone()),
+                &slice(endpoints.clone()),
+                &settings("n"),
+            );
             assert_eq!(ips(&ports.services[0].endpoints), want, "{endpoints}");
         }
     }
@@ -330,7 +390,7 @@ mod tests {
             "internalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30080}]});
         let list = json!([{"addresses": ["10.1.0.1"], "nodeName": "a"},
             {"addresses": ["10.1.0.2"], "nodeName": "b"}]);
-        let ports = services(&service(spec), &slice(list), "b");
+        let ports = services(&service(spec), &slice(list), &settings("b"));
         let port = &ports.services[0];
         assert_eq!(ips(&port.endpoints), ["10.1.0.2:8080"]);
         assert_eq!(ips(&port.external_endpoints), ["10.1.0.2:8080"]);
@@ -345,14 +405,18 @@ mod tests {
             json!({"type": "ExternalName", "externalName": "x"}),
             json!({"ports": [{"port": 80}]}),
         ] {
-            assert!(services(&service(spec), &[], "n").services.is_empty());
+            assert!(
+                services(&service(spec), &[], &settings("n"))
+                    .services
+                    .is_empty()
+            );
         }
     }
 
     #[test]
     fn udp_flows_change_with_endpoints() {
         let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"port": 53, "protocol": "UDP"}]});
-        let ports = services(&service(spec), &[], "n");
+        let ports = services(&service(spec), &[], &settings("n"));
         assert_eq!(udp_flows(&ports).len(), 1);
     }
 }

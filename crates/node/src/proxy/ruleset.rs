@@ -8,7 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 
+use coracle_machinery::addresses::AddressRange;
 use sha2::Digest as _;
 
 use super::model::{Endpoint, Ports, ServicePort};
@@ -32,6 +34,10 @@ pub struct Settings {
     pub bridge: String,
     /// The node's name.
     pub node_name: String,
+    /// The node's address.
+    pub node_ip: Ipv4Addr,
+    /// Addresses that load balancers are given, if they lead to this machine.
+    pub balancer_pool: Option<AddressRange>,
 }
 
 impl Settings {
@@ -43,6 +49,11 @@ impl Settings {
             service_cidr: Range::parse("service CIDR", &config.service_cidr)?.to_string(),
             bridge: config.bridge.clone(),
             node_name: config.node_name.clone(),
+            node_ip: match config.node_ip {
+                IpAddr::V4(ip) => ip,
+                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+            },
+            balancer_pool: config.load_balancer_addresses,
         })
     }
 }
@@ -172,12 +183,17 @@ fn base(rules: &mut Ruleset, settings: &Settings) {
     let dead = format!("ip daddr . meta l4proto . th dport vmap @{DEAD_IPS}");
     rules.chain("filter-forward", vec![format!("ct state new {dead}")]);
     rules.chain("filter-output", vec![format!("ct state new {dead}")]);
-    rules.chain(
-        "filter-input",
-        vec![format!(
-            "ct state new fib daddr type local meta l4proto . th dport vmap @{DEAD_PORTS}"
-        )],
-    );
+    let mut input = vec![format!(
+        "ct state new fib daddr type local meta l4proto . th dport vmap @{DEAD_PORTS}"
+    )];
+    if let Some(pool) = settings.balancer_pool {
+        // What the machine itself offers is not offered at these addresses.
+        input.push(format!("ct state new {dead}"));
+        input.push(format!(
+            "ip daddr {pool} meta l4proto {{ tcp, udp, sctp }} ct state new goto refuse"
+        ));
+    }
+    rules.chain("filter-input", input);
     rules.chain(
         "refuse",
         vec![
@@ -189,7 +205,7 @@ fn base(rules: &mut Ruleset, settings: &Settings) {
 
 fn add_service(rules: &mut Ruleset, service: &ServicePort, settings: &Settings) {
     let protocol = service.protocol;
-    let key = |ip: &std::net::Ipv4Addr| format!("{ip} . {protocol} . {}", service.port);
+    let key = |ip: &Ipv4Addr| format!("{ip} . {protocol} . {}", service.port);
     let dead_verdict = |any: bool| {
         if any {
             "drop".to_owned()
@@ -208,13 +224,20 @@ fn add_service(rules: &mut Ruleset, service: &ServicePort, settings: &Settings) 
             None => rules.element(DEAD_IPS, key(ip), dead_verdict(service.any_endpoints)),
         }
     }
-    if service.external_ips.is_empty() && service.node_port.is_none() {
+    let external = service.external_ips.iter().chain(&service.balancer_ips);
+    if external.clone().next().is_none() && service.node_port.is_none() {
         return;
     }
     let outer =
         (!service.external_endpoints.is_empty()).then(|| external_chain(rules, service, settings));
-    for ip in &service.external_ips {
-        match &outer {
+    let guarded = outer
+        .as_ref()
+        .map(|chain| guard_chain(rules, service, chain, settings));
+    // Its load balancer first: the first claim of an address counts.
+    let balanced = service.balancer_ips.iter().map(|ip| (ip, &guarded));
+    let plain = service.external_ips.iter().map(|ip| (ip, &outer));
+    for (ip, chain) in balanced.chain(plain) {
+        match chain {
             Some(chain) => rules.element(SERVICE_IPS, key(ip), format!("goto {chain}")),
             None => rules.element(DEAD_IPS, key(ip), dead_verdict(service.any_endpoints)),
         }
@@ -261,6 +284,36 @@ fn external_chain(rules: &mut Ruleset, service: &ServicePort, settings: &Setting
         let all = balance(rules, service, "sve", &service.external_endpoints);
         vec!["jump mark-masquerade".to_owned(), format!("goto {all}")]
     };
+    rules.chain(&name, list);
+    name
+}
+
+/// Chain for traffic to a load balancer, which lets pass whom the service
+/// wants and drops the rest; its name.
+fn guard_chain(
+    rules: &mut Ruleset,
+    service: &ServicePort,
+    target: &str,
+    settings: &Settings,
+) -> String {
+    let Some(ranges) = &service.source_ranges else {
+        return target.to_owned();
+    };
+    let name = chain_name("fwl", &service.name);
+    let mut list = Vec::new();
+    for (network, prefix) in ranges {
+        list.push(match prefix {
+            0 => format!("goto {target}"),
+            _ => format!("ip saddr {network}/{prefix} goto {target}"),
+        });
+        // The node's own traffic comes from the address that it goes to.
+        let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+        if u32::from(settings.node_ip) & mask == u32::from(*network) {
+            let own = service.balancer_ips.iter();
+            list.extend(own.map(|ip| format!("ip saddr {ip} goto {target}")));
+        }
+    }
+    list.push("drop".to_owned());
     rules.chain(&name, list);
     name
 }
@@ -454,6 +507,8 @@ mod tests {
             service_cidr: "10.96.0.0/16".into(),
             bridge: "cbr0".into(),
             node_name: "n".into(),
+            node_ip: Ipv4Addr::new(10, 244, 0, 1),
+            balancer_pool: Some("10.9.0.1-10.9.0.9".parse().unwrap()),
         }
     }
 
@@ -471,6 +526,8 @@ mod tests {
             port: 80,
             cluster_ips: vec!["10.96.0.9".parse().unwrap()],
             external_ips: Vec::new(),
+            balancer_ips: Vec::new(),
+            source_ranges: None,
             node_port: None,
             any_endpoints: !endpoints.is_empty(),
             external_endpoints: endpoints.clone(),
@@ -537,6 +594,42 @@ mod tests {
         let chain = &local.chains[&chain_name("ext", "ns/web:")];
         assert!(chain[0].starts_with("ip saddr 10.244.0.0/24 goto svc-"));
         assert_eq!(chain[1], "fib saddr type local jump mark-masquerade");
+    }
+
+    #[test]
+    fn load_balancers_let_in_whom_they_want() {
+        let balanced = |ranges: Option<Vec<(Ipv4Addr, u8)>>| ServicePort {
+            balancer_ips: vec![Ipv4Addr::new(10, 9, 0, 1)],
+            source_ranges: ranges,
+            ..port(&["10.244.0.5"])
+        };
+        let open = rules(balanced(None));
+        let to = |rules: &Ruleset| rules.maps[SERVICE_IPS].1["10.9.0.1 . tcp . 80"].clone();
+        assert!(to(&open).starts_with("goto ext-"));
+        let ranges = vec![
+            (Ipv4Addr::new(10, 244, 0, 0), 16),
+            (Ipv4Addr::new(192, 0, 2, 0), 24),
+        ];
+        let guarded = rules(balanced(Some(ranges)));
+        let chain = &guarded.chains[to(&guarded).trim_start_matches("goto ")];
+        let sources: Vec<&str> = chain
+            .iter()
+            .filter_map(|r| r.split(" goto").next())
+            .collect();
+        assert_eq!(
+            sources,
+            [
+                "ip saddr 10.244.0.0/16",
+                "ip saddr 10.9.0.1",
+                "ip saddr 192.0.2.0/24",
+                "drop"
+            ]
+        );
+        let anybody = rules(balanced(Some(vec![(Ipv4Addr::UNSPECIFIED, 0)])));
+        let chain = &anybody.chains[to(&anybody).trim_start_matches("goto ")];
+        assert!(chain[0].starts_with("goto ext-"), "{chain:?}");
+        // Nothing of the machine is offered at an address that no service takes.
+        assert!(open.chains["filter-input"][2].starts_with("ip daddr 10.9.0.1-10.9.0.9"));
     }
 
     #[test]

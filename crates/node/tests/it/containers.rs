@@ -67,6 +67,7 @@ impl World {
                 rules_table: "coracle-node".into(),
                 bridge: "cbr7".into(),
                 local_volumes: None,
+                load_balancer_addresses: None,
             },
             client: FakeApi::new().client(),
             tls: tls(&client),

@@ -105,6 +105,21 @@ fn ports(numbers: &mut Numbers) -> Ports {
             } else {
                 Vec::new()
             },
+            balancer_ips: if numbers.flag() {
+                vec![[10, 9, 0, index + 1].into()]
+            } else {
+                Vec::new()
+            },
+            source_ranges: numbers.flag().then(|| {
+                vec![
+                    ([10, 244, 0, 0].into(), 16),
+                    (
+                        [10, 244, 0, 0].into(),
+                        u8::try_from(numbers.below(17) + 16).unwrap(),
+                    ),
+                    ([0, 0, 0, 0].into(), 0),
+                ]
+            }),
             node_port: numbers.flag().then(|| 30_000 + u16::from(index)),
             external_local: numbers.flag(),
             any_endpoints: numbers.flag() || !endpoints_now.is_empty(),
@@ -145,6 +160,8 @@ fn steps_lead_to_the_same_table() {
         service_cidr: "10.96.0.0/16".into(),
         bridge: "cbr0".into(),
         node_name: "n".into(),
+        node_ip: [10, 244, 0, 1].into(),
+        balancer_pool: Some("10.9.0.1-10.9.0.9".parse().unwrap()),
     };
     let mut numbers = Numbers(7);
     let mut before = None;

@@ -4,6 +4,7 @@
 
 mod claim;
 mod containerd;
+mod extras;
 mod leftovers;
 mod mirror;
 mod network;
@@ -16,6 +17,7 @@ mod storage;
 mod supervisor;
 
 pub use claim::running;
+pub use extras::{DEFAULT_POOL, Extras};
 pub use nodes::MAX_NODES;
 pub use requirements::check as check_requirements;
 pub use supervisor::{Progress, clean_up, remove_data, run};
@@ -46,6 +48,8 @@ pub struct HostOptions {
     pub node_name: String,
     /// How many nodes there are, at most [`MAX_NODES`].
     pub nodes: u8,
+    /// What it offers besides.
+    pub extras: Extras,
     /// This program's own file.
     pub program: PathBuf,
 }

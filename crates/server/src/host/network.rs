@@ -4,6 +4,7 @@
 
 use std::process::Stdio;
 
+use coracle_machinery::addresses::AddressRange;
 use tokio::process::Command;
 
 use super::nodes::NodeLayout;
@@ -34,6 +35,34 @@ pub async fn remove(node: &NodeLayout) -> Result<(), Error> {
         return Ok(());
     }
     ip(&["link", "del", &node.bridge()]).await
+}
+
+/// The link that the addresses of load balancers belong to.
+const POOL_LINK: &str = "coracle-lb";
+
+/// Makes addresses this machine's own: it answers for them on its networks, and
+/// the service proxy sees what comes. Those of an earlier run go.
+pub async fn create_pool(pool: Option<AddressRange>) -> Result<(), Error> {
+    remove_pool().await?;
+    let Some(pool) = pool else {
+        return Ok(());
+    };
+    ip(&["link", "add", POOL_LINK, "type", "bridge"]).await?;
+    ip(&["link", "set", POOL_LINK, "up"]).await?;
+    for (address, prefix) in pool.blocks() {
+        let block = format!("{address}/{prefix}");
+        let place = ["dev", POOL_LINK, "table", "local"];
+        ip(&[&["route", "replace", "local", &block], &place[..]].concat()).await?;
+    }
+    Ok(())
+}
+
+/// Removes them, if they are there.
+pub async fn remove_pool() -> Result<(), Error> {
+    if nix::net::if_::if_nametoindex(POOL_LINK).is_err() {
+        return Ok(());
+    }
+    ip(&["link", "del", POOL_LINK]).await
 }
 
 async fn ip(arguments: &[&str]) -> Result<(), Error> {

@@ -53,10 +53,12 @@ pub async fn run(
 ) -> Result<(), Error> {
     let layout = Layout::new(&options.data_dir);
     requirements::check(&layout, options.port)?;
+    options.extras.check()?;
     let nodes = layout.nodes(options.nodes);
     prepare_directories(&layout, &nodes)?;
     let _claim = Claim::take(&layout)?;
     layout.remember_node_count(options.nodes)?;
+    layout.remember_extras(&options.extras)?;
 
     let mut host = Running {
         layout: layout.clone(),
@@ -182,6 +184,7 @@ impl Running {
             network::create(&node).await?;
             self.spawn("leftovers", |stop| leftovers::remove(node, stop));
         }
+        network::create_pool(options.extras.load_balancer_addresses).await?;
 
         progress(Progress::Step("Starting the control plane"));
         self.spawn_program(control_plane(options, &self.layout));
@@ -329,13 +332,16 @@ impl Running {
                 tracing::warn!(%error, "cannot remove a bridge");
             }
         }
+        if let Err(error) = network::remove_pool().await {
+            tracing::warn!(%error, "cannot remove the load balancers' addresses");
+        }
         result
     }
 }
 
 fn control_plane(options: &HostOptions, layout: &Layout) -> Program {
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
-    let arguments = [
+    let mut arguments = vec![
         "control-plane".to_owned(),
         format!("--data-dir={}", layout.control_plane().display()),
         format!("--listen={local}"),
@@ -350,10 +356,11 @@ fn control_plane(options: &HostOptions, layout: &Layout) -> Program {
         format!("--context={CONTEXT}"),
         format!("--write-kubeconfig={}", layout.admin_kubeconfig().display()),
     ];
+    arguments.extend(pool_argument(options));
     Program {
         name: "control-plane",
         file: options.program.clone(),
-        arguments: arguments.to_vec(),
+        arguments,
         log: layout.logs().join("control-plane.log"),
     }
 }
@@ -381,7 +388,9 @@ fn agent(options: &HostOptions, node: &NodeLayout) -> Program {
         format!("--local-volumes={}", node.volumes().display()),
         format!("--listen={}:{KUBELET_PORT}", node.ip()),
     ];
-    if !node.is_first() {
+    if node.is_first() {
+        arguments.extend(pool_argument(options));
+    } else {
         // They share the machine's network, and with it one set of rules.
         arguments.push("--host-ports-only".to_owned());
     }
@@ -391,6 +400,11 @@ fn agent(options: &HostOptions, node: &NodeLayout) -> Program {
         arguments,
         log: node.log("node"),
     }
+}
+
+fn pool_argument(options: &HostOptions) -> Option<String> {
+    let pool = options.extras.load_balancer_addresses?;
+    Some(format!("--load-balancer-addresses={pool}"))
 }
 
 fn store_own_images(layout: &Layout, program: &Path) -> Result<(), Error> {

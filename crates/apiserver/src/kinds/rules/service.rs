@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use coracle_machinery::names::{NameRule, dns1123_label_errors, dns1123_subdomain_errors};
+use coracle_machinery::names::{
+    NameRule, dns1123_label_errors, dns1123_subdomain_errors, qualified_name_errors,
+};
 use coracle_machinery::{FieldError, FieldPath};
 use serde_json::{Map, Value, json};
 
 use super::probes::port as check_port;
-use super::text::{check, ip_address, port_number};
+use super::text::{check, cidr, ip_address, port_number};
 use super::{
     Errors, default_field, each_mut, given, list, map_mut, one_of, selectors, spec_mut, str_at,
 };
@@ -67,6 +69,13 @@ impl Strategy for Service {
             let at = FieldPath::new("spec").child("clusterIPs").index(0);
             let value = new["clusterIPs"].clone();
             errors.push(FieldError::invalid(&at, value, "may not change once set"));
+        }
+        let balanced = |spec: &Value| str_at(spec, "type") == "LoadBalancer";
+        let class = "loadBalancerClass";
+        if balanced(old) && balanced(new) && str_at(new, class) != str_at(old, class) {
+            let at = FieldPath::new("spec").child(class);
+            let value = new[class].clone();
+            errors.push(FieldError::invalid(&at, value, "field is immutable"));
         }
         errors
     }
@@ -290,11 +299,41 @@ fn validate_spec(errors: &mut Errors, spec: &Value, path: &FieldPath) {
     selectors::labels(errors, &spec["selector"], &path.child("selector"));
     affinity(errors, spec, path);
     addresses(errors, spec, path);
+    load_balancer(errors, spec, path);
     let policies = &["Cluster", "Local"];
     one_of(errors, spec, "externalTrafficPolicy", path, policies);
     one_of(errors, spec, "internalTrafficPolicy", path, policies);
     let families = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     one_of(errors, spec, "ipFamilyPolicy", path, &families);
+}
+
+/// What only a service of that type may say.
+fn load_balancer(errors: &mut Errors, spec: &Value, path: &FieldPath) {
+    if str_at(spec, "type") != "LoadBalancer" {
+        for field in [
+            "loadBalancerSourceRanges",
+            "allocateLoadBalancerNodePorts",
+            "loadBalancerClass",
+        ] {
+            let empty = spec[field].as_array().is_some_and(Vec::is_empty);
+            if given(spec, field) && !empty {
+                let detail = "may only be used when `type` is 'LoadBalancer'";
+                errors.push(FieldError::forbidden(&path.child(field), detail));
+            }
+        }
+        return;
+    }
+    let at = path.child("loadBalancerSourceRanges");
+    for (index, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        // Spaces around a range are allowed: it once was an annotation.
+        let text = range.as_str().unwrap_or_default().trim();
+        check(errors, &at.index(index), text, cidr);
+    }
+    if given(spec, "loadBalancerClass") {
+        let at = path.child("loadBalancerClass");
+        let class = str_at(spec, "loadBalancerClass");
+        check(errors, &at, class, qualified_name_errors);
+    }
 }
 
 fn affinity(errors: &mut Errors, spec: &Value, path: &FieldPath) {
@@ -410,6 +449,42 @@ mod tests {
             })
         );
         assert!(Service.validate(&object).is_empty());
+    }
+
+    #[test]
+    fn what_is_of_load_balancers_is_checked() {
+        for (spec, wrong) in [
+            (
+                json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/a",
+                "loadBalancerSourceRanges": [" 10.0.0.0/8 "]}),
+                vec![],
+            ),
+            (
+                json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8 } accept #"]}),
+                vec!["spec.loadBalancerSourceRanges[0]"],
+            ),
+            (
+                json!({"type": "LoadBalancer", "loadBalancerClass": "a/b/c"}),
+                vec!["spec.loadBalancerClass"],
+            ),
+            (
+                json!({"loadBalancerSourceRanges": ["10.0.0.0/8"], "loadBalancerClass": "a"}),
+                vec!["spec.loadBalancerSourceRanges", "spec.loadBalancerClass"],
+            ),
+        ] {
+            let mut spec = spec;
+            spec["ports"] = json!([{"port": 80}]);
+            let found = Service.validate(&service(spec.clone()));
+            let found: Vec<String> = found.iter().map(|e| e.path.to_string()).collect();
+            assert_eq!(found, wrong, "{spec}");
+        }
+        let old = service(
+            json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/a",
+            "ports": [{"port": 80}]}),
+        );
+        let mut new = old.clone();
+        new["spec"]["loadBalancerClass"] = json!("example.com/b");
+        assert_eq!(Service.validate_update(&new, &old).len(), 1);
     }
 
     #[test]
