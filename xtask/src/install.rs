@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("protoc", "protobuf-compiler"),
     ("cc", "gcc"),
+    ("curl", "curl"),
     ("unshare", "util-linux"),
 ];
 

@@ -12,6 +12,9 @@ pub type Result<T = ()> = std::result::Result<T, String>;
 /// seconds; a loaded machine many.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Addresses for load balancers of a host that is started here.
+pub const BALANCER_POOL: &str = "10.245.0.200-10.245.0.250";
+
 /// How often it is looked at meanwhile.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -73,7 +76,10 @@ impl World {
 
     fn start_host(&self) -> Result {
         let data = self.data_dir();
-        if let Err(error) = self.coracle(&format!("host up --data-dir {data} --node-name node-1")) {
+        let up = format!(
+            "host up --data-dir {data} --node-name node-1 --load-balancer-addresses {BALANCER_POOL}"
+        );
+        if let Err(error) = self.coracle(&up) {
             self.show_logs();
             let _ = self.stop();
             return Err(error);
@@ -123,7 +129,7 @@ impl World {
             ),
             (
                 "links",
-                "ip -o link show | grep -e coracle0 -e veth".to_owned(),
+                "ip -o link show | grep -e coracle0 -e coracle-lb -e veth".to_owned(),
             ),
         ] {
             let found = self.shell(&command).out;

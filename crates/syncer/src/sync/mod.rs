@@ -145,13 +145,8 @@ pub(crate) async fn set_status(
     inside: &Value,
     mut status: Value,
 ) -> Result<(), ApiError> {
-    if let (Some(old), Some(new)) = (
-        inside.get("status").and_then(Value::as_object),
-        status.as_object_mut(),
-    ) {
-        for key in old.keys() {
-            new.entry(key.clone()).or_insert(Value::Null);
-        }
+    if let Some(old) = inside.get("status") {
+        name_what_is_gone(old, &mut status);
     }
     let patch = serde_json::json!({
         "metadata": {"uid": object::uid(inside)},
@@ -168,5 +163,40 @@ pub(crate) async fn set_status(
         // Deleted meanwhile: nobody looks at its status.
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Makes a merge patch of what an object is to become: it says nothing of what
+/// it does not name, at any depth, so what is gone is named.
+fn name_what_is_gone(old: &Value, patch: &mut Value) {
+    let (Some(old), Some(patch)) = (old.as_object(), patch.as_object_mut()) else {
+        return;
+    };
+    for (key, value) in old {
+        match patch.get_mut(key) {
+            Some(new) => name_what_is_gone(value, new),
+            None => {
+                patch.insert(key.clone(), Value::Null);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_names_what_is_gone_at_any_depth() {
+        let old = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}, "conditions": []});
+        let mut patch = json!({"loadBalancer": {}});
+        name_what_is_gone(&old, &mut patch);
+        assert_eq!(patch, json!({"loadBalancer": {"ingress": null}, "conditions": null}));
+        let mut same = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}, "conditions": []});
+        let wanted = same.clone();
+        name_what_is_gone(&old, &mut same);
+        assert_eq!(same, wanted);
     }
 }

@@ -1,5 +1,6 @@
 //! The scenarios, in the order in which they run.
 
+mod balancer;
 mod custom;
 mod faults;
 mod helm;
@@ -40,6 +41,7 @@ pub const ALL: &[Scenario] = &[
     ("kubeconfig", kubeconfig::entries_and_commands),
     ("removal", removal::deletes_cut_short),
     ("pages", pages::tell_the_truth),
+    ("load-balancer", balancer::addresses),
     ("tutorial-ingress", tutorial::ingress),
     ("tutorial-storage", storage::reused_class),
     ("tutorial-nodes", tutorial::specific_nodes),
