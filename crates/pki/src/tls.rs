@@ -90,7 +90,7 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let verifier = client_ca_pem.map(ClientAuthority::new).transpose()?;
     let identity = Identity::from_pem(cert_pem, key_pem)?;
-    configure(identity, verifier.map(|v| v.0), alpn)
+    configure(Arc::new(identity), verifier.map(|v| v.0), alpn)
 }
 
 /// As `server_config`, but a certificate of another authority does not end the
@@ -105,7 +105,51 @@ pub fn server_config_for_any_client(
     alpn: &[&str],
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let verifier = Arc::new(AnyClient(clients.0.clone()));
-    configure(identity.clone(), Some(verifier), alpn)
+    configure(Arc::new(identity.clone()), Some(verifier), alpn)
+}
+
+/// A certificate with its key, ready to be shown. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Certificate(Arc<CertifiedKey>);
+
+impl Certificate {
+    /// Reads a pair.
+    ///
+    /// # Errors
+    /// If a text is not PEM of the right kind, or key and certificate differ.
+    pub fn new(pair: &KeyCert) -> Result<Self, PkiError> {
+        certified(&pair.cert_pem, &pair.key_pem).map(|key| Self(Arc::new(key)))
+    }
+}
+
+/// What a server shows, by the name that a client asks for.
+struct ByName<F>(F);
+
+impl<F> std::fmt::Debug for ByName<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ByName")
+    }
+}
+
+impl<F> ResolvesServerCert for ByName<F>
+where
+    F: Fn(Option<&str>) -> Certificate + Send + Sync,
+{
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0(hello.server_name()).0)
+    }
+}
+
+/// The configuration of a server of many names: `choose` is given the name that
+/// a client asks for, in lower case, if it asks for any.
+///
+/// # Errors
+/// If no configuration can be made at all.
+pub fn server_config_by_name(
+    choose: impl Fn(Option<&str>) -> Certificate + Send + Sync + 'static,
+    alpn: &[&str],
+) -> Result<Arc<ServerConfig>, PkiError> {
+    configure(Arc::new(ByName(choose)), None, alpn)
 }
 
 /// The authority whose client certificates count.
@@ -188,7 +232,7 @@ impl ClientCertVerifier for AnyClient {
 }
 
 fn configure(
-    identity: Identity,
+    shown: Arc<dyn ResolvesServerCert>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     alpn: &[&str],
 ) -> Result<Arc<ServerConfig>, PkiError> {
@@ -199,7 +243,7 @@ fn configure(
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(identity));
+    let mut config = builder.with_cert_resolver(shown);
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
@@ -316,6 +360,39 @@ mod tests {
             leaf(client.peer_certificates()),
             leaf(server.peer_certificates()),
         )
+    }
+
+    #[test]
+    fn a_server_of_many_names_shows_what_is_asked_for() {
+        let authority = CertificateAuthority::generate("test-ca").unwrap();
+        let hour = Duration::from_secs(3600);
+        let issue = |name: &str| {
+            let names = ["localhost".to_owned()];
+            authority.issue_server(name, &names, hour).unwrap()
+        };
+        let (asked, other) = (issue("asked"), issue("other"));
+        let shown = [&asked, &other].map(|pair| Certificate::new(pair).unwrap());
+        let choose =
+            move |name: Option<&str>| shown[usize::from(name != Some("localhost"))].clone();
+        let server = server_config_by_name(choose, &[]).unwrap();
+        let client = client_config(authority.cert_pem(), None).unwrap();
+        let mut server = ServerConnection::new(server).unwrap();
+        let mut client = ClientConnection::new(client, "LocalHost".try_into().unwrap()).unwrap();
+        while client.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            bytes.clear();
+            server.write_tls(&mut bytes).unwrap();
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+            }
+            client.process_new_packets().unwrap();
+        }
+        let leaf = client.peer_certificates().unwrap()[0].to_vec();
+        assert_eq!(leaf, certificates(&asked.cert_pem).unwrap()[0].to_vec());
     }
 
     #[test]

@@ -193,8 +193,12 @@ mod tests {
         let old = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}, "conditions": []});
         let mut patch = json!({"loadBalancer": {}});
         name_what_is_gone(&old, &mut patch);
-        assert_eq!(patch, json!({"loadBalancer": {"ingress": null}, "conditions": null}));
-        let mut same = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}, "conditions": []});
+        assert_eq!(
+            patch,
+            json!({"loadBalancer": {"ingress": null}, "conditions": null})
+        );
+        let mut same =
+            json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}, "conditions": []});
         let wanted = same.clone();
         name_what_is_gone(&old, &mut same);
         assert_eq!(same, wanted);
