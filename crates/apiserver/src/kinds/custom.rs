@@ -102,7 +102,6 @@ fn row(crd: &Value, index: usize, version: &Value) -> Result<Kind, Vec<FieldErro
         });
     }
     kind.strategy = Arc::new(Custom {
-        has_rules: schema.has_validation_rules(),
         schema,
         scale: scale_paths(&subresources["scale"]),
     });
@@ -128,8 +127,6 @@ fn scale_paths(scale: &Value) -> ScalePaths {
 /// The rules of custom objects: those of their schema.
 struct Custom {
     schema: Schema,
-    /// There are rules that may compare an object with what it was.
-    has_rules: bool,
     scale: ScalePaths,
 }
 
@@ -147,20 +144,20 @@ impl Strategy for Custom {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = self.schema.validate(object);
-        // A new object has no revision yet.
-        if self.has_rules && errors.is_empty() && object::resource_version(object).is_empty() {
-            errors = self.schema.validate_change(object, None);
-        }
-        errors
-    }
-
-    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        if self.has_rules {
-            self.schema.validate_change(object, Some(old))
+        // A new object has no revision yet. For a change the one before counts.
+        if object::resource_version(object).is_empty() {
+            self.schema.validate(object, None)
         } else {
             Vec::new()
         }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        self.schema.validate(object, Some(old))
+    }
+
+    fn validate_status_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        self.schema.validate(object, Some(old))
     }
 
     fn tracks_generation(&self, _object: &Value) -> bool {
@@ -303,8 +300,14 @@ mod tests {
             row.table.cells(&object, 60),
             [json!("x"), json!("* *"), json!(2), json!("60s")]
         );
+        let old = object.clone();
+        object["status"] = json!({"replicas": "many"});
+        assert_eq!(row.strategy.validate_status_update(&object, &old).len(), 1);
+        object = old.clone();
         object["spec"]["replicas"] = json!(0);
         assert_eq!(row.strategy.validate(&object).len(), 1);
+        assert_eq!(row.strategy.validate_update(&object, &old).len(), 1);
+        assert!(row.strategy.validate_update(&object, &object).is_empty());
         assert_eq!(rows[1].table.columns().len(), 2);
     }
 

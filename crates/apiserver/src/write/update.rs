@@ -111,6 +111,9 @@ impl Writer<'_> {
         if part == Part::Main {
             errors.extend(strategy.validate_update(&new, old));
         }
+        if part == Part::Status {
+            errors.extend(strategy.validate_status_update(&new, old));
+        }
         self.check(name, &errors)?;
         strategy.warnings(&new).into_iter().for_each(self.warn);
         self.admit(Operation::Update, at, Some(&new), Some(old))

@@ -91,32 +91,24 @@ impl<'v> Activation<'v> for Change<'v> {
     }
 }
 
-/// Which rules are evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    /// Those about the value alone.
-    Plain,
-    /// Those that compare it with the one before.
-    Transition,
-}
-
-/// Evaluates rules over a value; what does not hold.
+/// Evaluates rules over a value; what does not hold. Of a value that is
+/// `unchanged` only the rules that compare it with the one before.
 pub(super) fn broken<'v>(
     rules: &'v [Rule],
     schema: &'v Schema,
     value: &'v Value,
     old: Option<&'v Value>,
-    which: Which,
+    unchanged: bool,
     path: &FieldPath,
     budget: &mut Budget,
 ) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for rule in rules {
-        let compares = rule.transition || rule.optional_old;
-        let wanted = match which {
+        let wanted = if rule.transition {
+            old.is_some()
+        } else {
             // Without an object before, optional ones are evaluated as well.
-            Which::Plain => !compares,
-            Which::Transition => compares && (old.is_some() || rule.optional_old),
+            rule.optional_old || !unchanged
         };
         if !wanted {
             continue;
@@ -176,9 +168,12 @@ impl Rule {
         for name in self.field_path.split('.').filter(|n| !n.is_empty()) {
             at = at.child(name);
         }
-        let mut error = FieldError::invalid(&at, shown, message);
-        error.kind = self.kind;
-        error
+        match self.kind {
+            FieldErrorKind::Forbidden => FieldError::forbidden(&at, message),
+            FieldErrorKind::Required => FieldError::required(&at, message),
+            FieldErrorKind::Duplicate => FieldError::duplicate(&at, shown),
+            _ => FieldError::invalid(&at, shown, message),
+        }
     }
 }
 

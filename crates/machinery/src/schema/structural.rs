@@ -472,7 +472,7 @@ mod tests {
             compiled.prune(&mut twice);
             compiled.default(&mut twice);
             prop_assert_eq!(&twice, &once);
-            let _ = (compiled.validate(&once), compiled.to_openapi_v3(), compiled.to_openapi_v2());
+            let _ = (compiled.validate(&once, None), compiled.to_openapi_v3(), compiled.to_openapi_v2());
         }
 
         #[test]

@@ -1,5 +1,6 @@
 //! Validation of custom objects, in the words of upstream's validators.
 
+mod changes;
 mod formats;
 mod limits;
 
@@ -7,9 +8,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::rules::{Which, broken};
 use super::{Constraints, ListType, Schema, Type};
-use crate::cel::Budget;
 use crate::field::{FieldError, FieldErrorKind, FieldPath};
 
 /// The most errors that are collected for one object.
@@ -20,84 +19,58 @@ const MAX_ERRORS: usize = 100;
 const MAX_STEPS: usize = 5_000_000;
 
 impl Schema {
-    /// Errors of an object of a custom kind. Built-in kinds have none: their
-    /// types are checked when they are decoded, their rules are elsewhere.
-    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
-        self.validate_below(object, "")
+    /// Errors of an object of a custom kind, and of its change from `old`,
+    /// which is absent for a new object. Built-in kinds have none: their types
+    /// are checked when they are decoded, their rules are elsewhere.
+    ///
+    /// What was there before is not found wrong again (upstream's
+    /// `CRDValidationRatcheting`): a schema that became stricter would make
+    /// every object of before immutable, finalizers and all.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        self.validate_at(object, old, "")
     }
 
-    /// As `validate`, for a value found at `path`.
+    /// As `validate`, for a new value found at `path`.
     pub fn validate_below(&self, value: &Value, path: &str) -> Vec<FieldError> {
+        self.validate_at(value, None, path)
+    }
+
+    fn validate_at(&self, value: &Value, old: Option<&Value>, path: &str) -> Vec<FieldError> {
         let mut validator = Validator {
             errors: Vec::new(),
             most: MAX_ERRORS,
             steps: 0,
-            budget: Budget::new(Budget::TOTAL),
         };
-        validator.value(self, value, &Path::Root(path));
-        if validator.steps > MAX_STEPS {
+        validator.value(self, value, old, &Path::Root(path));
+        let (mut errors, steps) = (validator.errors, validator.steps);
+        if steps > MAX_STEPS {
             let why = "validation takes too many steps";
-            validator
-                .errors
-                .push(FieldError::forbidden(&FieldPath::new(path), why));
+            errors.push(FieldError::forbidden(&FieldPath::new(path), why));
+        } else if !errors.iter().any(|error| blocks_rules(error.kind)) {
+            errors.extend(changes::broken_rules(self, value, old, &Path::Root(path)));
+        } else if self.has_validation_rules() {
+            errors.push(FieldError::invalid(
+                &FieldPath::default(),
+                Value::Null,
+                "some validation rules were not checked because the object was invalid; \
+                 correct the existing errors to complete validation",
+            ));
         }
-        validator.errors
+        errors
     }
 }
 
-impl Schema {
-    /// Errors of a change of a custom object: rules that compare it with what
-    /// it was. `old` is absent for a new object.
-    pub fn validate_change(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut changes = Changes {
-            errors: Vec::new(),
-            steps: 0,
-            budget: Budget::new(Budget::TOTAL),
-        };
-        changes.value(self, object, old, &Path::Root(""));
-        changes.errors
-    }
-}
-
-/// Looks for rules that compare a value with the one before.
-struct Changes {
-    errors: Vec<FieldError>,
-    steps: usize,
-    budget: Budget,
-}
-
-impl Changes {
-    fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, path: &Path<'_>) {
-        self.steps += 1;
-        if self.steps > MAX_STEPS || self.errors.len() >= MAX_ERRORS || !schema.is_custom() {
-            return;
-        }
-        let old = old.filter(|o| !o.is_null());
-        let rules = schema.constraints().map_or(&[][..], |c| &c.programs);
-        if !rules.is_empty() && !value.is_null() {
-            let (at, budget) = (path.to_field(), &mut self.budget);
-            let found = broken(rules, schema, value, old, Which::Transition, &at, budget);
-            self.errors.extend(found);
-        }
-        match value {
-            Value::Object(map) => {
-                for (name, value) in map {
-                    if let Some(below) = schema.child(name) {
-                        let old = old.and_then(|o| o.get(name));
-                        self.value(below, value, old, &Path::Field(path, name));
-                    }
-                }
-            }
-            Value::Array(items) => {
-                let Some(below) = schema.items() else { return };
-                for (index, item) in items.iter().enumerate() {
-                    let old = old.and_then(|o| same_item(schema, item, o));
-                    self.value(below, item, old, &Path::Index(path, index));
-                }
-            }
-            _ => {}
-        }
-    }
+/// True if rules cannot be evaluated beside an error: they count on values of
+/// the right form and a limited size.
+fn blocks_rules(kind: FieldErrorKind) -> bool {
+    matches!(
+        kind,
+        FieldErrorKind::NotSupported
+            | FieldErrorKind::Required
+            | FieldErrorKind::TooLong
+            | FieldErrorKind::TooMany
+            | FieldErrorKind::TypeInvalid
+    )
 }
 
 /// The item of a list of type map that had the same keys before. Items of
@@ -142,7 +115,6 @@ struct Validator {
     errors: Vec<FieldError>,
     most: usize,
     steps: usize,
-    budget: Budget,
 }
 
 /// The name of a value's JSON type.
@@ -210,9 +182,9 @@ impl Validator {
         self.add(FieldError::invalid(&path.to_field(), value.clone(), detail));
     }
 
-    fn value(&mut self, schema: &Schema, value: &Value, path: &Path<'_>) {
+    fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, path: &Path<'_>) {
         self.steps += 1;
-        if self.full() || !schema.is_custom() {
+        if self.full() || !schema.is_custom() || old == Some(value) {
             return;
         }
         if value.is_null() && (schema.nullable() || schema.kind() == Type::Any) {
@@ -234,25 +206,23 @@ impl Validator {
             self.add(FieldError::invalid(&path.to_field(), value.clone(), detail));
         }
         match value {
-            Value::Object(map) => self.object(schema, map, path),
-            Value::Array(items) => self.array(schema, items, path),
+            Value::Object(map) => self.object(schema, map, old, path),
+            Value::Array(items) => self.array(schema, items, old, path),
             _ => {}
         }
         if let Some(constraints) = schema.constraints() {
             self.limits(constraints, value, path);
             self.logic(constraints, value, path);
-            // Rules count on values of the right form.
-            if !constraints.programs.is_empty() && self.errors.is_empty() {
-                let (rules, path) = (&constraints.programs, path.to_field());
-                let budget = &mut self.budget;
-                for error in broken(rules, schema, value, None, Which::Plain, &path, budget) {
-                    self.add(error);
-                }
-            }
         }
     }
 
-    fn object(&mut self, schema: &Schema, map: &Map<String, Value>, path: &Path<'_>) {
+    fn object(
+        &mut self,
+        schema: &Schema,
+        map: &Map<String, Value>,
+        old: Option<&Value>,
+        path: &Path<'_>,
+    ) {
         for name in schema.required() {
             if !map.contains_key(name.as_ref()) {
                 self.add(FieldError::required(&path.to_field().child(name), ""));
@@ -263,12 +233,14 @@ impl Validator {
         }
         for (name, value) in map {
             if let Some(below) = schema.child(name) {
-                self.value(below, value, &Path::Field(path, name));
+                let old = old.and_then(|o| o.get(name));
+                self.value(below, value, old, &Path::Field(path, name));
             }
         }
         let limits = schema.constraints().and_then(|c| c.metadata.as_ref());
         if let (Some(limits), Some(metadata)) = (limits, map.get("metadata")) {
-            self.value(limits, metadata, &Path::Field(path, "metadata"));
+            let old = old.and_then(|o| o.get("metadata"));
+            self.value(limits, metadata, old, &Path::Field(path, "metadata"));
         }
     }
 
@@ -283,10 +255,11 @@ impl Validator {
         }
     }
 
-    fn array(&mut self, schema: &Schema, items: &[Value], path: &Path<'_>) {
+    fn array(&mut self, schema: &Schema, items: &[Value], old: Option<&Value>, path: &Path<'_>) {
         if let Some(below) = schema.items() {
             for (index, item) in items.iter().enumerate() {
-                self.value(below, item, &Path::Index(path, index));
+                let old = old.and_then(|o| same_item(schema, item, o));
+                self.value(below, item, old, &Path::Index(path, index));
             }
         }
         let keys = schema.list_map_keys();
@@ -312,7 +285,7 @@ impl Validator {
 
     fn logic(&mut self, constraints: &Constraints, value: &Value, path: &Path<'_>) {
         for schema in &constraints.all_of {
-            self.value(schema, value, path);
+            self.value(schema, value, None, path);
         }
         let mut refuse = |why: String| {
             // Upstream loses the path of these: clients know them so.
@@ -356,9 +329,8 @@ fn holds(schema: &Schema, value: &Value, path: &Path<'_>, steps: &mut usize) -> 
         errors: Vec::new(),
         most: 1,
         steps: *steps,
-        budget: Budget::new(Budget::TOTAL),
     };
-    validator.value(schema, value, path);
+    validator.value(schema, value, None, path);
     *steps = validator.steps;
     validator.errors.is_empty()
 }
@@ -372,7 +344,7 @@ mod tests {
     fn faults(spec: Value, value: Value) -> Vec<String> {
         let schema = json!({"type": "object", "properties": {"spec": spec}});
         let schema = Schema::from_crd(&schema).unwrap();
-        let errors = schema.validate(&json!({"spec": value}));
+        let errors = schema.validate(&json!({"spec": value}), None);
         errors.iter().map(ToString::to_string).collect()
     }
 
@@ -511,12 +483,73 @@ mod tests {
     }
 
     #[test]
+    fn what_was_wrong_before_may_stay() {
+        let schema = Schema::from_crd(&json!({"type": "object", "properties": {"spec": {
+            "type": "object", "required": ["new"],
+            "x-kubernetes-validations": [{"rule": "self.size < 10", "message": "too large"}],
+            "properties": {
+                "text": {"type": "string", "maxLength": 2},
+                "size": {"type": "integer", "x-kubernetes-validations": [
+                    {"rule": "self >= oldSelf", "message": "may not shrink"}]},
+                "new": {"type": "string"},
+                "ports": {"type": "array", "x-kubernetes-list-type": "map",
+                    "x-kubernetes-list-map-keys": ["name"], "items": {"type": "object",
+                        "required": ["name"], "properties": {"name": {"type": "string"},
+                            "port": {"type": "integer", "maximum": 9}}}}}}}}))
+        .unwrap();
+        let old =
+            json!({"spec": {"text": "abc", "size": 20, "ports": [{"name": "a", "port": 10}]}});
+        let faults = |path: &str, value: Value| -> Vec<String> {
+            let mut new = old.clone();
+            let (parent, field) = path.rsplit_once('/').unwrap();
+            new.pointer_mut(parent).unwrap()[field] = value;
+            let errors = schema.validate(&new, Some(&old));
+            errors.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(faults("/x", json!(1)), Vec::<String>::new());
+        // What is beside the change is looked at: it lacks a field, and the
+        // rule of the changed object does not hold.
+        assert_eq!(
+            faults("/spec/other", json!(1)),
+            [
+                "spec.new: Required value",
+                "<nil>: Invalid value: null: some validation rules were not checked because the \
+                 object was invalid; correct the existing errors to complete validation"
+            ]
+        );
+        assert_eq!(
+            faults("/spec/new", json!("x")),
+            ["spec: Invalid value: \"object\": too large"]
+        );
+        let old = json!({"spec": {"text": "abc", "size": 5, "new": "x",
+            "ports": [{"name": "a", "port": 10}]}});
+        let faults = |change: Value| -> Vec<String> {
+            let new = crate::patch::merge_patch(&old, &change);
+            let errors = schema.validate(&new, Some(&old));
+            errors.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(faults(json!({"spec": {"new": "y"}})), Vec::<String>::new());
+        assert_eq!(
+            faults(json!({"spec": {"size": 4}})),
+            ["spec.size: Invalid value: \"integer\": may not shrink"]
+        );
+        let more = json!([{"name": "b", "port": 1}, {"name": "a", "port": 10}]);
+        assert_eq!(
+            faults(json!({"spec": {"ports": more}})),
+            Vec::<String>::new()
+        );
+        let worse = json!([{"name": "a", "port": 11}]);
+        assert_eq!(faults(json!({"spec": {"ports": worse}})).len(), 1);
+        assert_eq!(faults(json!({"spec": {"text": "abd"}})).len(), 2);
+    }
+
+    #[test]
     fn the_name_may_be_limited() {
         let schema = Schema::from_crd(&json!({"type": "object", "properties": {"metadata": {
             "type": "object", "properties": {"name": {"type": "string", "maxLength": 2}}}}}));
         let errors = schema
             .unwrap()
-            .validate(&json!({"metadata": {"name": "abc"}}));
+            .validate(&json!({"metadata": {"name": "abc"}}), None);
         assert_eq!(
             errors[0].to_string(),
             "metadata.name: Too long: may not be more than 2 bytes"
