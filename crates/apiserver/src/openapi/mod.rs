@@ -5,6 +5,7 @@
 mod descriptions;
 mod operation;
 mod paths;
+pub mod protobuf;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
