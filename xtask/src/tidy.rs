@@ -21,6 +21,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("syncer", &["config", "machinery", "pki", "translate"]),
     ("dns", &["machinery"]),
     ("node", &["machinery", "pki"]),
+    ("ingress", &["pki"]),
     (
         "server",
         &[
@@ -34,6 +35,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "syncer",
             "dns",
             "node",
+            "ingress",
         ],
     ),
     ("cli", &["config", "image", "machinery", "pki", "server"]),

@@ -69,6 +69,7 @@ enum Command {
     ControlPlane(Box<commands::roles::ControlPlane>),
     Syncer(commands::roles::Syncer),
     Node(Box<commands::roles::Node>),
+    Ingress(commands::roles::Ingress),
 }
 
 /// The whole program: reads the command line, runs the command, and returns
@@ -99,7 +100,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, environment: &Environment) -> Result<ExitCode> {
     let runtime = match &command {
-        Command::ControlPlane(_) | Command::Syncer(_) | Command::Node(_) => {
+        Command::ControlPlane(_) | Command::Syncer(_) | Command::Node(_) | Command::Ingress(_) => {
             commands::roles::runtime()
         }
         _ => tokio::runtime::Builder::new_current_thread()
@@ -134,6 +135,7 @@ fn run(command: Command, environment: &Environment) -> Result<ExitCode> {
             Command::ControlPlane(role) => role.run().await?,
             Command::Syncer(role) => role.run().await?,
             Command::Node(role) => role.run().await?,
+            Command::Ingress(role) => role.run().await?,
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -77,7 +77,8 @@ impl World {
     fn start_host(&self) -> Result {
         let data = self.data_dir();
         let up = format!(
-            "host up --data-dir {data} --node-name node-1 --load-balancer-addresses {BALANCER_POOL}"
+            "host up --data-dir {data} --node-name node-1 --ingress \
+             --load-balancer-addresses {BALANCER_POOL}"
         );
         if let Err(error) = self.coracle(&up) {
             self.show_logs();

@@ -11,7 +11,8 @@ use coracle_image::{ImageStore, Reference};
 use coracle_machinery::addresses::{AddressRange, AddressRangeError};
 use coracle_machinery::names::dns1123_subdomain_errors;
 use coracle_server::host::{
-    self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_PORT, Extras, HostOptions, Layout, Progress,
+    self, CONTEXT, DEFAULT_DATA_DIR, DEFAULT_POOL, DEFAULT_PORT, Extras, HostOptions,
+    INGRESS_CLASS, Layout, Progress,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -45,7 +46,8 @@ enum Action {
     #[command(
         after_help = "Examples:\n  coracle host up\n  coracle host up --port 7443
   coracle host up --nodes 3
-  coracle host up --load-balancer-addresses 172.18.255.200-172.18.255.250"
+  coracle host up --load-balancer-addresses 172.18.255.200-172.18.255.250
+  coracle host up --ingress"
     )]
     Up(Settings),
     /// Stop the host cluster with all its pods; its data stays
@@ -90,6 +92,11 @@ struct Settings {
     /// [default: as it was, or none]
     #[arg(long, value_name = "FROM-TO", value_parser = pool)]
     load_balancer_addresses: Option<Pool>,
+    /// Run an ingress controller for ingresses of the class `nginx`, or stop
+    /// doing so with --ingress=false [default: as it was, or none]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+        require_equals = true)]
+    ingress: Option<bool>,
 }
 
 /// A choice of addresses for load balancers.
@@ -105,11 +112,21 @@ fn pool(text: &str) -> std::result::Result<Pool, AddressRangeError> {
 
 impl Settings {
     /// What the host is to offer, given what it offered before.
-    fn extras(&self, before: &Extras) -> Extras {
+    fn extras(&self, before: &Extras) -> Result<Extras> {
         let chosen = self.load_balancer_addresses;
-        Extras {
+        let mut extras = Extras {
             load_balancer_addresses: chosen.map_or(before.load_balancer_addresses, |p| p.0),
+            ingress: self.ingress.unwrap_or(before.ingress),
+        };
+        if extras.ingress && extras.load_balancer_addresses.is_none() {
+            if chosen.is_some() {
+                return Err(CliError::usage("an ingress controller needs an address")
+                    .hint("name some with --load-balancer-addresses, or give --ingress=false"));
+            }
+            let default = DEFAULT_POOL.parse().expect("the default is a range");
+            extras.load_balancer_addresses = Some(default);
         }
+        Ok(extras)
     }
 }
 
@@ -183,7 +200,7 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
             ))
             .hint("`coracle host down` stops it and keeps its data; then start it again"));
         }
-        if settings.extras(&layout.extras()) != layout.extras() {
+        if settings.extras(&layout.extras())? != layout.extras() {
             return Err(
                 CliError::failure("the running host was started with other options")
                     .hint("`coracle host down` stops it and keeps its data; then start it again"),
@@ -192,7 +209,7 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
         return write_context(environment, &layout);
     }
     node_name(settings)?;
-    settings.extras(&layout.extras()).check()?;
+    settings.extras(&layout.extras())?.check()?;
     host::check_requirements(&layout, settings.port)?;
     let mut progress = environment.output.progress("Starting the host cluster");
     let failed = |error: std::io::Error| CliError::failure("cannot start the host").because(error);
@@ -254,6 +271,9 @@ fn supervisor(
         let pool = pool.map_or("none".to_owned(), |pool| pool.to_string());
         command.arg(format!("--load-balancer-addresses={pool}"));
     }
+    if let Some(ingress) = settings.ingress {
+        command.arg(format!("--ingress={ingress}"));
+    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -313,7 +333,7 @@ async fn run(settings: &Settings) -> Result {
     let layout = Layout::new(&data_dir);
     let options = HostOptions {
         nodes: settings.nodes.unwrap_or(layout.node_count()),
-        extras: settings.extras(&layout.extras()),
+        extras: settings.extras(&layout.extras())?,
         data_dir,
         port: settings.port,
         node_name: node_name(settings)?,
@@ -421,6 +441,7 @@ fn status(environment: &Environment, arguments: &Status) -> Result {
         "pid": pid,
         "nodes": layout.node_count(),
         "loadBalancerAddresses": extras.load_balancer_addresses.map(|pool| pool.to_string()),
+        "ingressClass": extras.ingress.then_some(INGRESS_CLASS),
         "dataDir": layout.root(),
         "context": CONTEXT,
         "kubeconfig": layout.admin_kubeconfig(),
@@ -441,6 +462,9 @@ fn status(environment: &Environment, arguments: &Status) -> Result {
                 data(&format!("  nodes    {}\n", layout.node_count()));
                 if let Some(pool) = extras.load_balancer_addresses {
                     data(&format!("  balancer {pool}\n"));
+                }
+                if extras.ingress {
+                    data(&format!("  ingress  class {INGRESS_CLASS}\n"));
                 }
                 data(&format!("  logs     {}\n", layout.logs().display()));
             }

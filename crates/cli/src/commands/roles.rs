@@ -1,5 +1,5 @@
 //! The roles that run as processes of their own: `control-plane`, `syncer`,
-//! `node`. `coracle host up` and the pods of virtual clusters start them.
+//! `node`, `ingress`. `coracle host up` and the pods of virtual clusters start them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use coracle_machinery::addresses::AddressRange;
 use coracle_server::control_plane::{self, ControlPlaneOptions, ServiceAddresses};
+use coracle_server::ingress::{self, IngressOptions};
 use coracle_server::node::{self, NodeOptions};
 use coracle_server::pki_dir::LEAF_VALIDITY;
 use coracle_server::syncer::{self, SyncerOptions};
@@ -289,6 +290,48 @@ impl Node {
             listen: self.listen,
         };
         Ok(node::run(options, shutdown).await?)
+    }
+}
+
+/// Run an ingress controller, in a pod of its cluster
+#[derive(Args, Debug)]
+pub struct Ingress {
+    /// Address of plain requests
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: SocketAddr,
+    /// Address of requests over TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    https: SocketAddr,
+    /// Address at which it tells whether it is ready
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health: SocketAddr,
+    /// The Service by which it is reached: ingresses show its addresses
+    #[arg(long, value_parser = place, value_name = "NAMESPACE/NAME")]
+    service: (String, String),
+}
+
+/// Reads a namespace and a name.
+fn place(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) => Ok((namespace.to_owned(), name.to_owned())),
+        None => Err("write NAMESPACE/NAME".to_owned()),
+    }
+}
+
+impl Ingress {
+    /// Runs until a signal.
+    ///
+    /// # Errors
+    /// If it cannot start.
+    pub async fn run(self) -> Result {
+        let shutdown = start_role()?;
+        let options = IngressOptions {
+            http: self.http,
+            https: self.https,
+            health: self.health,
+            service: self.service,
+        };
+        Ok(ingress::run(options, shutdown).await?)
     }
 }
 

@@ -20,6 +20,8 @@ pub const DEFAULT_POOL: &str = "10.245.0.200-10.245.0.250";
 pub struct Extras {
     /// Addresses that services of type LoadBalancer are given.
     pub load_balancer_addresses: Option<AddressRange>,
+    /// An ingress controller, which is reached at one of these addresses.
+    pub ingress: bool,
 }
 
 impl Extras {
@@ -58,13 +60,14 @@ impl Extras {
 
     fn to_json(&self) -> Value {
         let pool = self.load_balancer_addresses.map(|pool| pool.to_string());
-        json!({"loadBalancerAddresses": pool})
+        json!({"loadBalancerAddresses": pool, "ingress": self.ingress})
     }
 
     fn from_json(value: &Value) -> Self {
         let pool = value["loadBalancerAddresses"].as_str();
         Self {
             load_balancer_addresses: pool.and_then(|pool| pool.parse().ok()),
+            ingress: value["ingress"] == true,
         }
     }
 }
@@ -98,6 +101,7 @@ mod tests {
         assert_eq!(layout.extras(), Extras::default());
         let extras = Extras {
             load_balancer_addresses: Some(DEFAULT_POOL.parse().unwrap()),
+            ingress: true,
         };
         layout.remember_extras(&extras).unwrap();
         assert_eq!(layout.extras(), extras);
@@ -112,6 +116,7 @@ mod tests {
         ] {
             let extras = Extras {
                 load_balancer_addresses: Some(pool.parse().unwrap()),
+                ingress: false,
             };
             assert_eq!(extras.check().is_ok(), good, "{pool}");
         }

@@ -5,6 +5,7 @@
 mod claim;
 mod containerd;
 mod extras;
+mod ingress;
 mod leftovers;
 mod mirror;
 mod network;
@@ -18,6 +19,7 @@ mod supervisor;
 
 pub use claim::running;
 pub use extras::{DEFAULT_POOL, Extras};
+pub use ingress::INGRESS_CLASS;
 pub use nodes::MAX_NODES;
 pub use requirements::check as check_requirements;
 pub use supervisor::{Progress, clean_up, remove_data, run};

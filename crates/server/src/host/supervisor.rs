@@ -20,8 +20,8 @@ use super::nodes::NodeLayout;
 use super::process::{Program, keep};
 use super::{
     CLUSTER_CIDR, CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions,
-    KUBELET_PORT, Layout, NODE_IP, SERVICE_CIDR, leftovers, mirror, network, orphans, requirements,
-    storage,
+    KUBELET_PORT, Layout, NODE_IP, SERVICE_CIDR, ingress, leftovers, mirror, network, orphans,
+    requirements, storage,
 };
 use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
 use crate::{Error, clients, pki_dir, renewal};
@@ -208,7 +208,15 @@ impl Running {
         for node in &nodes {
             wait_for_node(&client, &node.name(&options.node_name)).await?;
         }
-        Ok(())
+        if !options.extras.ingress {
+            return ingress::remove(&client).await;
+        }
+        progress(Progress::Step("Starting the ingress controller"));
+        ingress::install(&client, &options.node_name).await?;
+        wait("the ingress controller", async || {
+            ingress::check(&client).await
+        })
+        .await
     }
 
     async fn start_mirror(&mut self) -> Result<u16, Error> {
