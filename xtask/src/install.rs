@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("protoc", "protobuf-compiler"),
     ("cc", "gcc"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("unshare", "util-linux"),
 ];
 

@@ -135,6 +135,9 @@ fn word(word: &str) -> String {
     if is_age(bare) || is_address(bare) {
         return word.replace(bare, "~");
     }
+    if let Some(ports) = node_ports(word) {
+        return ports;
+    }
     let mut segments: Vec<&str> = word.split('-').collect();
     if let Some(at) = segments.windows(UUID.len()).position(is_uuid) {
         segments.splice(at..at + UUID.len(), ["~"]);
@@ -149,6 +152,20 @@ const UUID: [usize; 5] = [8, 4, 4, 4, 12];
 fn is_uuid(parts: &[&str]) -> bool {
     let hexadecimal = |part: &&str| part.chars().all(|c| c.is_ascii_hexdigit());
     parts.iter().map(|part| part.len()).eq(UUID) && parts.iter().all(hexadecimal)
+}
+
+/// `80:30596/TCP,443:31865/TCP` without the ports of nodes, which are chosen
+/// at random; `None` for other words.
+fn node_ports(word: &str) -> Option<String> {
+    let parts = word.split(',').map(|part| {
+        let (port, rest) = part.split_once(':')?;
+        let (node_port, protocol) = rest.split_once('/')?;
+        port.parse::<u16>().ok()?;
+        node_port.parse::<u16>().ok()?;
+        Some(format!("{port}:~/{protocol}"))
+    });
+    let parts: Vec<String> = parts.collect::<Option<_>>()?;
+    Some(parts.join(","))
 }
 
 /// `4s`, `3m12s`, `0.9`, `1.2s`.
@@ -214,12 +231,14 @@ mod tests {
                 "pvc-b73a5933-8cf9-49bc-9f41-fe7d3d306a8b 5Gi",
                 "pvc-00000000-8cf9-49bc-9f41-0123456789ab 5Gi",
             ),
+            ("80:30596/TCP,443:31865/TCP", "80:31000/TCP,443:32000/TCP"),
             ("", "\n"),
         ] {
             assert_eq!(compare(shown, seen), Ok(()), "{shown}");
         }
         for (shown, seen) in [
             ("web 1/1", "web 0/1"),
+            ("80:30596/TCP", "81:30596/TCP"),
             ("frontend", "backend"),
             ("first\nlast\n", "first\nsecond\nlast\n"),
             ("one\n", "one\ntwo\n"),

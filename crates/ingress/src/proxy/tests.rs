@@ -149,11 +149,12 @@ async fn endpoints_are_told_of_the_client_what_was_seen() {
 #[tokio::test]
 async fn requests_that_lead_nowhere_are_refused() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let closed = closed.local_addr().unwrap();
+    let dead = closed.local_addr().unwrap();
+    drop(closed);
     let proxy = proxy(vec![
         ("/empty", target(Vec::new(), 9, false)),
-        ("/dead", target(vec![closed], 9, false)),
-        ("/full", target(vec![closed], 0, false)),
+        ("/dead", target(vec![dead], 9, false)),
+        ("/full", target(vec![dead], 0, false)),
         ("/secure", target(Vec::new(), 9, true)),
     ])
     .await;

@@ -4,6 +4,7 @@ mod balancer;
 mod custom;
 mod faults;
 mod helm;
+mod ingress;
 mod input;
 mod inside;
 mod isolation;
@@ -42,7 +43,7 @@ pub const ALL: &[Scenario] = &[
     ("removal", removal::deletes_cut_short),
     ("pages", pages::tell_the_truth),
     ("load-balancer", balancer::addresses),
-    ("tutorial-ingress", tutorial::ingress),
+    ("tutorial-ingress", ingress::reused_controller),
     ("tutorial-storage", storage::reused_class),
     ("tutorial-nodes", tutorial::specific_nodes),
     ("tutorial-services", mapping::services),

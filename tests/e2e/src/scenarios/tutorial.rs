@@ -4,7 +4,7 @@
 use crate::virtual_cluster::VirtualCluster;
 use crate::world::{Result, World, ensure, has};
 
-/// The host's ingress controller leads to a service of a virtual cluster.
+/// Ingresses reach a host that has no controller for them, and come back.
 pub fn ingress(world: &World) -> Result {
     world.apply(
         "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: nginx}\n\
