@@ -56,8 +56,7 @@ impl Body for Timed {
             self.waiting = true;
             self.deadline.as_mut().reset(Instant::now() + IDLE);
         }
-        let late = std::task::ready!(self.deadline.as_mut().poll(context));
-        let () = late;
+        std::task::ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Some(Err("the rest did not come in time".into())))
     }
 

@@ -3,6 +3,7 @@
 //! A host name belongs to whoever named it first: the Ingresses of one
 //! namespace and one owner may share it, and nobody else can add a path to it.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -102,7 +103,7 @@ impl Builder {
         }
         for site in work.sites.values_mut() {
             site.routes
-                .sort_by(|a, b| b.pattern.rank().cmp(&a.pattern.rank()));
+                .sort_by_key(|route| Reverse(route.pattern.rank()));
         }
         work.services.finish();
         Built {
@@ -250,7 +251,7 @@ impl Work<'_> {
             };
             let site = self.sites.entry(host.to_owned()).or_default();
             if site.routes.iter().any(|route| route.pattern == pattern) {
-                let message = format!("{pattern} of host {host:?} is in an older ingress already");
+                let message = format!("{pattern} of host {host:?} has a backend already");
                 teller.tell("PathTaken", message);
             } else if site.routes.len() >= MAX_ROUTES {
                 let message = format!("host {host:?} has more than {MAX_ROUTES} paths");
