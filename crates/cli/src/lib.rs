@@ -2,8 +2,12 @@
 
 mod commands;
 mod error;
+mod expiry;
+mod exported;
 mod grants;
+mod hidden;
 mod host;
+mod install;
 mod kubeconfig;
 mod manifests;
 mod memory;
@@ -11,10 +15,12 @@ mod objects;
 mod output;
 mod policies;
 mod product;
+mod ready;
 mod remains;
 mod sandbox;
 mod signals;
 mod tenants;
+mod values;
 
 use std::process::ExitCode;
 
@@ -54,9 +60,14 @@ enum Command {
     Connect(commands::connect::Connect),
     Disconnect(commands::disconnect::Disconnect),
     List(commands::list::List),
+    Describe(commands::describe::Describe),
+    Upgrade(commands::upgrade::Upgrade),
     Pause(commands::pause::Pause),
     Resume(commands::pause::Resume),
     Delete(commands::delete::Delete),
+    Convert(commands::convert::Convert),
+    Schema(commands::schema::Schema),
+    Debug(commands::debug::Debug),
     Host(commands::host::HostCommand),
     /// Print the version
     Version,
@@ -118,9 +129,14 @@ fn run(command: Command, environment: &Environment) -> Result<ExitCode> {
             }
             Command::Disconnect(disconnect) => disconnect.run(environment)?,
             Command::List(list) => list.run(environment).await?,
+            Command::Describe(describe) => describe.run(environment).await?,
+            Command::Upgrade(upgrade) => upgrade.run(environment).await?,
+            Command::Debug(debug) => debug.run(environment).await?,
             Command::Pause(pause) => pause.run(environment).await?,
             Command::Resume(resume) => resume.run(environment).await?,
             Command::Delete(delete) => delete.run(environment).await?,
+            Command::Convert(convert) => convert.run(environment)?,
+            Command::Schema(schema) => schema.run(),
             Command::Host(host) => host.run(environment).await?,
             Command::Version => {
                 let name = product::name();

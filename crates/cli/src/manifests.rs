@@ -30,6 +30,8 @@ pub struct Tenant<'a> {
     pub image: String,
     /// A claim for the data, or a directory that dies with the pod.
     pub persistent: bool,
+    /// One, or none while it is paused.
+    pub replicas: i32,
 }
 
 /// Owner and address of the Service, known once it exists.
@@ -40,7 +42,19 @@ pub struct ServiceFacts {
     pub cluster_ip: String,
 }
 
-impl Tenant<'_> {
+impl<'a> Tenant<'a> {
+    /// A virtual cluster as it is configured, without a claim.
+    pub fn new(name: &'a str, namespace: &'a str, config: &'a Config) -> Self {
+        Self {
+            name,
+            namespace,
+            config,
+            image: crate::install::image(config),
+            persistent: false,
+            replicas: 1,
+        }
+    }
+
     /// The Service of the API server: first, for it owns all the rest.
     pub fn service(&self) -> Value {
         let service = &self.config.control_plane.service;
@@ -48,6 +62,9 @@ impl Tenant<'_> {
             "selector": self.selector(),
             "ports": [{"name": "https", "port": 443, "targetPort": API_PORT, "protocol": "TCP"}],
         });
+        if service.https_node_port > 0 {
+            spec["ports"][0]["nodePort"] = json!(service.https_node_port);
+        }
         merge(&mut spec, &service.spec);
         let mut object = self.object("v1", "Service", &names::service(self.name), None);
         object["spec"] = spec;
@@ -145,14 +162,17 @@ impl Tenant<'_> {
         [role, binding]
     }
 
-    fn stateful_set(&self, facts: &ServiceFacts) -> Value {
+    pub(crate) fn stateful_set(&self, facts: &ServiceFacts) -> Value {
         let settings = &self.config.control_plane.stateful_set;
         let mut labels = json!(self.selector());
         merge_texts(&mut labels, &settings.pods.labels);
         let mut template = json!({"metadata": {"labels": labels}, "spec": self.pod_spec(facts)});
+        // Both containers read their values when they start.
+        template["metadata"]["annotations"] =
+            json!({marks::VALUES: marks::short_hash(&self.config.to_yaml())});
         add_texts(&mut template, "annotations", &settings.pods.annotations);
         let mut spec = json!({
-            "replicas": 1,
+            "replicas": self.replicas,
             "serviceName": names::headless_service(self.name),
             "selector": {"matchLabels": self.selector()},
             "podManagementPolicy": "Parallel",
@@ -160,6 +180,9 @@ impl Tenant<'_> {
         });
         if self.persistent {
             spec["volumeClaimTemplates"] = json!([self.claim()]);
+            let claim = &settings.persistence.volume_claim;
+            spec["persistentVolumeClaimRetentionPolicy"] =
+                json!({"whenDeleted": claim.retention_policy, "whenScaled": "Retain"});
         }
         let mut object = self.object(
             "apps/v1",
@@ -169,19 +192,21 @@ impl Tenant<'_> {
         );
         object["spec"] = spec;
         add_texts(&mut object, "labels", &settings.labels);
+        object["metadata"]["annotations"] =
+            json!({marks::KUBERNETES_VERSION: coracle_config::KUBERNETES_VERSION});
         let grants = self.grants();
         if !grants.is_empty() {
             let places: Vec<&str> = grants
                 .iter()
                 .map(|g| g.namespace.as_deref().unwrap_or(crate::grants::CLUSTER))
                 .collect();
-            object["metadata"]["annotations"] = json!({marks::GRANTS: places.join(",")});
+            object["metadata"]["annotations"][marks::GRANTS] = json!(places.join(","));
         }
         add_texts(&mut object, "annotations", &settings.annotations);
         object
     }
 
-    fn claim(&self) -> Value {
+    pub(crate) fn claim(&self) -> Value {
         let claim = &self
             .config
             .control_plane
@@ -423,6 +448,7 @@ pub(crate) mod tests {
             config,
             image: "coracle.dev/coracle:1".into(),
             persistent: false,
+            replicas: 1,
         }
     }
 
@@ -477,7 +503,7 @@ pub(crate) mod tests {
         };
         let (objects, set) = rendered("");
         assert!(objects.is_empty());
-        assert!(set["metadata"]["annotations"].is_null());
+        assert!(set["metadata"]["annotations"][marks::GRANTS].is_null());
 
         let (objects, set) = rendered(
             "{sync: {fromHost: {nodes: {enabled: true}}}, \
@@ -513,6 +539,36 @@ pub(crate) mod tests {
                 json!([{"kind": "ServiceAccount", "name": "vc-team", "namespace": "demo"}])
             );
         }
+    }
+
+    #[test]
+    fn changed_values_are_a_changed_pod() {
+        let annotation = |yaml: &str| {
+            let set = rendered(yaml).pop().unwrap();
+            let annotations = &set["spec"]["template"]["metadata"]["annotations"];
+            annotations[marks::VALUES].clone()
+        };
+        assert!(annotation("").is_string());
+        assert_eq!(annotation(""), annotation("sync: {}"));
+        assert_ne!(
+            annotation(""),
+            annotation("sync: {toHost: {secrets: {all: true}}}")
+        );
+    }
+
+    #[test]
+    fn what_becomes_of_the_claim_and_which_node_port_are_chosen() {
+        let config = config(
+            "controlPlane: {service: {spec: {type: NodePort}, httpsNodePort: 30443}, \
+             statefulSet: {persistence: {volumeClaim: {retentionPolicy: Delete}}}}",
+        );
+        let mut tenant = tenant(&config);
+        tenant.persistent = true;
+        assert_eq!(tenant.service()["spec"]["ports"][0]["nodePort"], 30443);
+        assert_eq!(
+            tenant.stateful_set(&facts())["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"],
+            "Delete"
+        );
     }
 
     #[test]

@@ -78,6 +78,9 @@ fn rename_tree(command: clap::Command, name: &str) -> clap::Command {
             },
         )
         .mut_subcommands(|inner| rename_tree(inner, name));
+    if let Some(about) = command.get_long_about().map(|text| said(text, name)) {
+        command = command.long_about(about);
+    }
     if let Some(examples) = examples {
         command = command.after_help(examples);
     }

@@ -22,7 +22,8 @@ pub struct Found {
 }
 
 impl Found {
-    fn new(set: StatefulSet) -> Option<Self> {
+    /// `None` if the StatefulSet is no virtual cluster's.
+    pub fn new(set: StatefulSet) -> Option<Self> {
         let name = set.labels().get(marks::RELEASE)?.clone();
         // The label alone is not enough: any object may carry it.
         (set.name_any() == names::stateful_set(&name)).then(|| Self {
@@ -30,6 +31,12 @@ impl Found {
             namespace: set.namespace().unwrap_or_default(),
             set,
         })
+    }
+
+    /// The version of Kubernetes inside, as `create` noted it.
+    pub fn kubernetes_version(&self) -> &str {
+        let noted = self.set.annotations().get(marks::KUBERNETES_VERSION);
+        noted.map_or("", String::as_str)
     }
 
     /// True if its data outlives its pod: it lies in a claim of its own.

@@ -5,90 +5,16 @@ use std::fmt;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::model::{Config, Toggle};
-use crate::{legacy, semantics, set};
+use crate::model::Config;
+use crate::shape::{self, Shape};
+use crate::{legacy, refused, semantics, set};
 
 /// Largest values file: a Secret, where the merged configuration is kept,
 /// holds 1 MiB.
-const MAX_BYTES: usize = 512 * 1024;
+pub const MAX_BYTES: usize = 512 * 1024;
 
 /// Most problems that are reported at once; more are no help.
 const MAX_PROBLEMS: usize = 20;
-
-/// Parts of a pod or service spec that go to the host as they are: any keys.
-const FREE_FORM: &[&str] = &[
-    "controlPlane.statefulSet.resources",
-    "controlPlane.statefulSet.scheduling.affinity",
-    "controlPlane.service.spec",
-    "policies.resourceQuota.quota",
-    "policies.limitRange.default",
-    "policies.limitRange.defaultRequest",
-    "policies.limitRange.max",
-    "policies.limitRange.min",
-];
-
-/// Lists whose items are maps of any keys.
-const FREE_ITEMS: &[&str] = &[
-    "controlPlane.statefulSet.env",
-    "controlPlane.statefulSet.scheduling.tolerations",
-    "policies.networkPolicy.controlPlane.egress",
-    "policies.networkPolicy.controlPlane.ingress",
-    "policies.networkPolicy.workload.egress",
-    "policies.networkPolicy.workload.ingress",
-    "policies.resourceQuota.scopeSelector.matchExpressions",
-];
-
-/// Lists whose items are `{from, to}`.
-const MAPPINGS: &[&str] = &[
-    "networking.replicateServices.toHost",
-    "networking.replicateServices.fromHost",
-];
-
-/// Keys of today's `vcluster.yaml` that this version does not carry out.
-/// Switched off or empty they are accepted, since that is what happens.
-const NOT_YET: &[&str] = &[
-    "controlPlane.backingStore",
-    "controlPlane.distro",
-    "controlPlane.endpoint",
-    "controlPlane.gateway",
-    "controlPlane.hostPathMapper",
-    "controlPlane.ingress",
-    "controlPlane.serviceMonitor",
-    "deploy",
-    "experimental",
-    "exportKubeConfig.additionalSecrets",
-    "exportKubeConfig.secret",
-    "exportKubeConfig.serviceAccount",
-    "external",
-    "integrations",
-    "logging",
-    "networking.resolveDNS",
-    "networking.podCIDR",
-    "platform",
-    "plugins",
-    "policies.networkPolicy.fallbackDns",
-    "policies.podSecurityStandard",
-    "policies.centralAdmission",
-    "privateNodes",
-    "rbac",
-    "sleep",
-    "sleepMode",
-    "snapshots",
-    "standalone",
-    "sync.fromHost.csiDrivers",
-    "sync.fromHost.csiNodes",
-    "sync.fromHost.csiStorageCapacities",
-    "sync.fromHost.customResources",
-    "sync.fromHost.volumeSnapshotClasses",
-    "sync.toHost.customResources",
-    "sync.toHost.namespaces",
-    "sync.toHost.persistentVolumes",
-    "sync.toHost.priorityClasses",
-    "sync.toHost.storageClasses",
-    "sync.toHost.volumeSnapshotContents",
-    "sync.toHost.volumeSnapshots",
-    "telemetry",
-];
 
 /// Something the user should know, though it is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,11 +96,20 @@ impl Config {
 
     /// The whole configuration as YAML, defaults included.
     pub fn to_yaml(&self) -> String {
-        serde_saphyr::to_string(self).expect("a tree of texts, numbers and switches serialises")
+        let mut values = shape::serialised(self);
+        shape::name_absent(&mut values, &shape::defaults());
+        serde_saphyr::to_string(&values).expect("a JSON value always serialises")
+    }
+
+    /// The values that are not the defaults, as a values file would set them.
+    pub fn changes(&self) -> Value {
+        let values = shape::serialised(self);
+        let changes = shape::difference(&values, &shape::defaults());
+        changes.unwrap_or_else(|| Value::Object(Map::new()))
     }
 }
 
-fn parse(text: &str) -> Result<Value, String> {
+pub(crate) fn parse(text: &str) -> Result<Value, String> {
     if text.len() > MAX_BYTES {
         return Err(format!("larger than {MAX_BYTES} bytes"));
     }
@@ -191,7 +126,10 @@ fn parse(text: &str) -> Result<Value, String> {
     match value {
         Value::Null => Ok(Value::Object(Map::new())),
         Value::Object(_) => Ok(value),
-        other => Err(format!("expected a map of keys, found {}", kind(&other))),
+        other => Err(format!(
+            "expected a map of keys, found {}",
+            shape::kind(&other)
+        )),
     }
 }
 
@@ -205,8 +143,7 @@ struct Reader {
 
 impl Reader {
     fn new() -> Self {
-        let shape = serde_json::to_value(Config::default())
-            .expect("a tree of texts, numbers and switches serialises");
+        let shape = shape::defaults();
         Self {
             merged: shape.clone(),
             shape,
@@ -225,14 +162,14 @@ impl Reader {
 
     fn add(&mut self, source: &str, mut values: Value) {
         self.hints.extend(legacy::translate(source, &mut values));
-        drop_not_yet(&mut values, "");
+        refused::drop_idle(&mut values);
         automatic_claim(&mut values);
         let mut found = Vec::new();
-        check(&self.shape, &values, "", &mut found);
+        Shape::of("", &self.shape).check(&values, "", &mut found);
         for (path, message) in found {
             self.problem(source, &path, message);
         }
-        merge(&mut self.merged, &self.shape, values, "");
+        shape::merge(&mut self.merged, &self.shape, values, "");
     }
 
     fn finish(mut self) -> Result<(Config, Vec<Hint>), ConfigError> {
@@ -259,200 +196,12 @@ impl Reader {
 }
 
 /// `enabled: auto` of the volume claim: with a store on disk there is one.
-fn automatic_claim(values: &mut Value) {
+pub(crate) fn automatic_claim(values: &mut Value) {
     let pointer = "/controlPlane/statefulSet/persistence/volumeClaim/enabled";
     if let Some(value) = values.pointer_mut(pointer)
         && value == "auto"
     {
         *value = Value::Bool(true);
-    }
-}
-
-/// Removes keys that are not carried out, where they ask for nothing.
-fn drop_not_yet(values: &mut Value, path: &str) {
-    if let Value::Object(map) = values {
-        map.retain(|key, value| {
-            let here = join(path, key);
-            if NOT_YET.contains(&here.as_str()) {
-                return !asks_for_nothing(value);
-            }
-            drop_not_yet(value, &here);
-            true
-        });
-    }
-}
-
-fn asks_for_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Bool(true) | Value::Number(_) => false,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => {
-            let off = map
-                .get("enabled")
-                .is_some_and(|on| *on == Value::Bool(false) || on == Toggle::AUTO);
-            off || map.values().all(asks_for_nothing)
-        }
-    }
-}
-
-/// Compares `values` with `shape` and reports every key and type that does
-/// not fit.
-fn check(shape: &Value, values: &Value, path: &str, found: &mut Vec<(String, String)>) {
-    if values.is_null() || FREE_FORM.contains(&path) && values.is_object() {
-        return;
-    }
-    match (shape, values) {
-        (Value::Object(known), Value::Object(given)) if known.is_empty() => {
-            check_texts(given, path, found);
-        }
-        (Value::Object(known), Value::Object(given)) => {
-            for (key, value) in given {
-                let here = join(path, key);
-                match known.get(key) {
-                    Some(shape) => check(shape, value, &here, found),
-                    None => found.push((here.clone(), unknown_key(known, key, &here))),
-                }
-            }
-        }
-        (Value::Array(_), Value::Array(items)) => {
-            for (at, item) in items.iter().enumerate() {
-                check_item(item, path, &format!("{path}[{at}]"), found);
-            }
-        }
-        (Value::String(shape), value) if shape == Toggle::AUTO => {
-            if !value.is_boolean() && value != Toggle::AUTO {
-                found.push((path.to_owned(), wrong_type("true, false or auto", value)));
-            }
-        }
-        (Value::Bool(_), Value::Bool(_)) | (Value::String(_), Value::String(_)) => {}
-        (Value::Number(_), Value::Number(n)) if n.is_i64() || n.is_u64() => {}
-        // A size or tag that looks like a number is meant as a text.
-        (Value::String(_), Value::Number(_)) => {}
-        (shape, other) => found.push((path.to_owned(), wrong_type(kind(shape), other))),
-    }
-}
-
-fn check_texts(given: &Map<String, Value>, path: &str, found: &mut Vec<(String, String)>) {
-    for (key, value) in given {
-        if !value.is_string() {
-            found.push((
-                join(path, key),
-                wrong_type("a text (put it in quotes)", value),
-            ));
-        }
-    }
-}
-
-fn check_item(item: &Value, list: &str, path: &str, found: &mut Vec<(String, String)>) {
-    if MAPPINGS.contains(&list) {
-        let shape = serde_json::json!({"from": "", "to": ""});
-        if item.is_object() {
-            check(&shape, item, path, found);
-        } else {
-            found.push((path.to_owned(), wrong_type("a map with from and to", item)));
-        }
-    } else if FREE_ITEMS.contains(&list) {
-        if !item.is_object() {
-            found.push((path.to_owned(), wrong_type("a map", item)));
-        }
-    } else if !item.is_string() {
-        found.push((path.to_owned(), wrong_type("a text", item)));
-    }
-}
-
-fn unknown_key(known: &Map<String, Value>, key: &str, path: &str) -> String {
-    let inside = |prefix: &&&str| path == **prefix || path.starts_with(&format!("{prefix}."));
-    if NOT_YET.iter().any(|prefix| inside(&prefix)) {
-        return "this version does not support it".to_owned();
-    }
-    let nearest = known
-        .keys()
-        .map(|candidate| (distance(candidate, key), candidate))
-        .min();
-    match nearest {
-        Some((distance, candidate)) if distance <= 1 + candidate.len() / 3 => {
-            format!("unknown key; did you mean {candidate}?")
-        }
-        _ => {
-            let keys: Vec<&str> = known.keys().map(String::as_str).collect();
-            format!("unknown key; known here: {}", keys.join(", "))
-        }
-    }
-}
-
-fn wrong_type(expected: &str, found: &Value) -> String {
-    let shown = match found {
-        Value::Object(_) | Value::Array(_) => String::new(),
-        other => format!(" {other}"),
-    };
-    format!("expected {expected}, found {}{shown}", kind(found))
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a map",
-    }
-}
-
-/// Edits (insert, delete, replace a letter, letter case aside) between two
-/// keys.
-fn distance(left: &str, right: &str) -> usize {
-    // Keys are short; a tenant-sized key needs no exact answer.
-    const LONGEST: usize = 64;
-    let left: Vec<char> = left.to_lowercase().chars().take(LONGEST).collect();
-    let right: Vec<char> = right.to_lowercase().chars().take(LONGEST).collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
-}
-
-/// Maps are merged, everything else is replaced; null goes back to the default.
-fn merge(into: &mut Value, shape: &Value, values: Value, path: &str) {
-    match (into, values) {
-        (Value::Object(into), Value::Object(values)) => {
-            let any_keys = FREE_FORM.contains(&path);
-            for (key, value) in values {
-                if any_keys && value.is_null() {
-                    into.remove(&key);
-                    continue;
-                }
-                let default = shape.get(&key).unwrap_or(&Value::Null);
-                let slot = into.entry(key.as_str()).or_insert(Value::Null);
-                merge(slot, default, value, &join(path, &key));
-            }
-            let free = shape.as_object().is_none_or(Map::is_empty);
-            if free {
-                into.retain(|_, value| !value.is_null());
-            }
-        }
-        (into, Value::Null) => *into = shape.clone(),
-        (into, Value::Number(number)) if shape.is_string() => {
-            *into = Value::String(number.to_string());
-        }
-        (into, value) => *into = value,
-    }
-}
-
-fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
     }
 }
 
@@ -531,7 +280,7 @@ sync:
             ),
             (
                 "sync: {toHost: {namespaces: {enabled: true}}}",
-                "v: sync.toHost.namespaces: this version does not support it",
+                "v: sync.toHost.namespaces: not supported: all host objects of a virtual cluster lie in its one host namespace",
             ),
             (
                 "controlPlane: {proxy: {extraSANs: [1]}}",
@@ -566,6 +315,17 @@ sync:
             (
                 "sync: {toHost: {pods: {enforceTolerations: ['a=b:Never']}}}",
                 "values: sync.toHost.pods.enforceTolerations[0]: \"a=b:Never\" is no toleration: write key=value:Effect or key:Effect",
+            ),
+            (
+                "{sync: {toHost: {networkPolicies: {enabled: true}}}, isolation: {enabled: true}}",
+                "values: sync.toHost.networkPolicies.enabled: not together with policies.networkPolicy: \
+                 what policies allow adds up on the host, so those of the tenant would open what that \
+                 closes, and could not close what it opens",
+            ),
+            (
+                "sync: {toHost: {storageClasses: {enabled: true}}, hoststorageclasses: {enabled: true}}",
+                "values: sync.toHost.storageClasses.enabled: not together with \
+                 sync.fromHost.storageClasses: classes are either the host's or the tenant's",
             ),
             ("- a", "v: expected a map of keys, found a list"),
         ];
@@ -603,6 +363,19 @@ sync:
         assert_eq!(quota["a"], "b");
         assert_eq!(quota["limits.cpu"], "20");
         assert!(!quota.contains_key("count/pods"));
+    }
+
+    #[test]
+    fn written_out_it_means_the_same_whole_or_as_changes() {
+        let text = "policies: {resourceQuota: {quota: {requests.cpu: '3', count/pods: null}}}\n\
+                    sync: {toHost: {secrets: {all: true}, pods: {translateImage: {a: b}}}}\n\
+                    controlPlane: {proxy: {extraSANs: [a.b]}}";
+        let config = load(text).unwrap().0;
+        assert_eq!(load(&config.to_yaml()).unwrap().0, config);
+        let changes = config.changes();
+        let expected: Value = serde_saphyr::from_str(text).unwrap();
+        assert_eq!(changes, expected);
+        assert_eq!(Config::default().changes(), serde_json::json!({}));
     }
 
     #[test]

@@ -58,6 +58,10 @@ pub const HOST_NAMESPACE: &str = "coracle.dev/host-namespace";
 /// Annotation on the StatefulSet: where the virtual cluster has rights outside
 /// of its namespace, as namespaces with commas between; `*` is the whole host.
 pub const GRANTS: &str = "coracle.dev/grants";
+/// Annotation on the StatefulSet: the version of Kubernetes inside.
+pub const KUBERNETES_VERSION: &str = "coracle.dev/kubernetes-version";
+/// Annotation on the control plane's pod: a digest of the values it runs with.
+pub const VALUES: &str = "coracle.dev/values";
 /// The label key of the virtual cluster's name on the control plane's own host
 /// objects. User labels with this key are rewritten: a tenant's pod must never
 /// be selected by the Service of a control plane.
@@ -99,13 +103,28 @@ pub fn namespace_label_key(key: &str) -> String {
 }
 
 /// The first ten hexadecimal digits of SHA-256.
-pub(crate) fn short_hash(text: &str) -> String {
+pub fn short_hash(text: &str) -> String {
     use std::fmt::Write as _;
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().take(5).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
+}
+
+/// Label of a secret with a kubeconfig that the values ask for: `additional`.
+pub const EXPORTED: &str = "coracle.dev/kubeconfig";
+
+/// Labels of a further secret with a kubeconfig of the virtual cluster `vc` in
+/// `host_namespace`.
+pub fn exported_labels(host_namespace: &str, vc: &str) -> [(&'static str, String); 4] {
+    let [app, release] = control_plane_labels(vc);
+    [
+        app,
+        release,
+        (HOST_NAMESPACE, host_namespace.to_owned()),
+        (EXPORTED, "additional".to_owned()),
+    ]
 }
 
 /// Labels of the control plane's own host objects (StatefulSet, pod, services).

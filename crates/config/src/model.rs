@@ -8,22 +8,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty = $default:expr),* $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-        pub struct $name {
-            $($(#[$fmeta])* pub $field: $type,)*
-        }
+#[macro_use]
+mod section;
+mod policies;
 
-        impl Default for $name {
-            fn default() -> Self {
-                Self { $($field: $default,)* }
-            }
-        }
-    };
-}
+pub use policies::{
+    Limits, NetworkPolicies, PeerRules, Policies, PublicEgress, Quota, ScopeSelector, WorkloadRules,
+};
+pub(crate) use section::Documented;
 
 /// Free-form part of a Kubernetes object.
 pub type Fragment = Map<String, Value>;
@@ -129,6 +121,10 @@ section!(
         /// ServiceAccounts: each pod runs under the host's copy of its own,
         /// in place of one for all.
         service_accounts: Switch = Switch::off(),
+        /// PriorityClasses; needs a ClusterRole.
+        priority_classes: Switch = Switch::off(),
+        /// StorageClasses; needs a ClusterRole.
+        storage_classes: Switch = Switch::off(),
     }
 );
 
@@ -254,6 +250,8 @@ section!(
 section!(
     /// The pod of the control plane.
     ControlPlane {
+        /// Which Kubernetes it is.
+        distro: Distro = Distro::default(),
         /// The StatefulSet.
         stateful_set: StatefulSet = StatefulSet::default(),
         /// The Service in front of the API server.
@@ -264,6 +262,24 @@ section!(
         coredns: Switch = Switch::on(),
         /// Further choices.
         advanced: Advanced = Advanced::default(),
+    }
+);
+
+section!(
+    /// Which Kubernetes the control plane is.
+    Distro {
+        /// The one there is: Kubernetes, built into coracle.
+        k8s: Kubernetes = Kubernetes::default(),
+    }
+);
+
+section!(
+    /// Kubernetes, built into coracle.
+    Kubernetes {
+        /// Chosen by name; it is used in any case.
+        enabled: bool = false,
+        /// Its version; empty for the newest there is.
+        version: String = String::new(),
     }
 );
 
@@ -358,8 +374,12 @@ section!(
         labels: Texts = Texts::new(),
         /// Further annotations.
         annotations: Texts = Texts::new(),
-        /// Fields of its spec, such as `type`.
+        /// Fields of its spec, such as `type`: `ClusterIP`, `NodePort` or
+        /// `LoadBalancer`.
         spec: Fragment = Fragment::new(),
+        /// The port on every host node, where the type has one; 0 for one of
+        /// the host's choice.
+        https_node_port: u16 = 0,
     }
 );
 
@@ -431,146 +451,6 @@ section!(
 );
 
 section!(
-    /// What the tenant's workloads may use of the host.
-    Policies {
-        /// A ResourceQuota in the host namespace.
-        resource_quota: Quota = Quota::default(),
-        /// A LimitRange in the host namespace.
-        limit_range: Limits = Limits::default(),
-        /// NetworkPolicies around control plane and workloads.
-        network_policy: NetworkPolicies = NetworkPolicies::default(),
-    }
-);
-
-section!(
-    /// A ResourceQuota in the host namespace.
-    Quota {
-        /// Whether there is one; `auto` is with the LimitRange.
-        enabled: Toggle = Toggle::Auto,
-        /// Further labels.
-        labels: Texts = Texts::new(),
-        /// Further annotations.
-        annotations: Texts = Texts::new(),
-        /// Its `hard` limits.
-        quota: Fragment = fragment(&[
-            ("requests.cpu", "10"),
-            ("requests.memory", "20Gi"),
-            ("requests.storage", "100Gi"),
-            ("requests.ephemeral-storage", "60Gi"),
-            ("limits.cpu", "20"),
-            ("limits.memory", "40Gi"),
-            ("limits.ephemeral-storage", "160Gi"),
-            ("services.nodeports", "0"),
-            ("services.loadbalancers", "1"),
-            ("count/endpoints", "40"),
-            ("count/pods", "20"),
-            ("count/services", "20"),
-            ("count/secrets", "100"),
-            ("count/configmaps", "100"),
-            ("count/persistentvolumeclaims", "20"),
-        ]),
-        /// Its scope selector.
-        scope_selector: ScopeSelector = ScopeSelector::default(),
-        /// Its scopes.
-        scopes: Vec<String> = Vec::new(),
-    }
-);
-
-section!(
-    /// Which objects a quota counts.
-    ScopeSelector {
-        /// As in a ResourceQuota.
-        match_expressions: Vec<Value> = Vec::new(),
-    }
-);
-
-section!(
-    /// A LimitRange in the host namespace.
-    Limits {
-        /// Whether there is one; `auto` is with the ResourceQuota.
-        enabled: Toggle = Toggle::Auto,
-        /// Further labels.
-        labels: Texts = Texts::new(),
-        /// Further annotations.
-        annotations: Texts = Texts::new(),
-        /// Default limits of a container.
-        default: Fragment = fragment(&[
-            ("ephemeral-storage", "8Gi"),
-            ("memory", "512Mi"),
-            ("cpu", "1"),
-        ]),
-        /// Default requests of a container.
-        default_request: Fragment = fragment(&[
-            ("ephemeral-storage", "3Gi"),
-            ("memory", "128Mi"),
-            ("cpu", "100m"),
-        ]),
-        /// The least of a container.
-        min: Fragment = Fragment::new(),
-        /// The most of a container.
-        max: Fragment = Fragment::new(),
-    }
-);
-
-section!(
-    /// NetworkPolicies around control plane and workloads.
-    NetworkPolicies {
-        /// Whether there are any.
-        enabled: bool = false,
-        /// Further labels.
-        labels: Texts = Texts::new(),
-        /// Further annotations.
-        annotations: Texts = Texts::new(),
-        /// Further rules for the control plane.
-        control_plane: PeerRules = PeerRules::default(),
-        /// Rules for the workloads.
-        workload: WorkloadRules = WorkloadRules::default(),
-    }
-);
-
-section!(
-    /// Further rules, as in a NetworkPolicy.
-    PeerRules {
-        /// Who may come in.
-        ingress: Vec<Value> = Vec::new(),
-        /// Where it may go.
-        egress: Vec<Value> = Vec::new(),
-    }
-);
-
-section!(
-    /// Rules for the workloads.
-    WorkloadRules {
-        /// Addresses outside of the host cluster.
-        public_egress: PublicEgress = PublicEgress::default(),
-        /// Who else may come in.
-        ingress: Vec<Value> = Vec::new(),
-        /// Where else they may go.
-        egress: Vec<Value> = Vec::new(),
-    }
-);
-
-section!(
-    /// Addresses outside of the host cluster that workloads may reach.
-    PublicEgress {
-        /// Whether any.
-        enabled: bool = true,
-        /// Which.
-        cidr: String = "0.0.0.0/0".to_owned(),
-        /// Which not: by default those that no public host has.
-        except: Vec<String> = [
-            "100.64.0.0/10",
-            "127.0.0.0/8",
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-        ]
-        .map(str::to_owned)
-        .into(),
-    }
-);
-
-section!(
     /// How users reach the virtual cluster.
     ExportKubeConfig {
         /// The context's name in the published kubeconfig; empty for the
@@ -580,31 +460,27 @@ section!(
         server: String = String::new(),
         /// Clients do not check the server's certificate.
         insecure: bool = false,
+        /// Further host secrets with a kubeconfig.
+        additional_secrets: Vec<AdditionalSecret> = Vec::new(),
     }
 );
 
-/// A fragment of texts.
-fn fragment(entries: &[(&str, &str)]) -> Fragment {
-    entries
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), Value::from(*value)))
-        .collect()
-}
-
-impl Policies {
-    /// Whether there is a ResourceQuota.
-    pub fn has_quota(&self) -> bool {
-        let other = self.limit_range.enabled == Toggle::On;
-        self.resource_quota.enabled.is_on_or(other)
+section!(
+    /// A further host secret with a kubeconfig.
+    AdditionalSecret {
+        /// Its name.
+        name: String = String::new(),
+        /// Its namespace, which has to be there; empty for that of the virtual
+        /// cluster.
+        namespace: String = String::new(),
+        /// The context's name in it; empty for the default.
+        context: String = String::new(),
+        /// The server's address in it; empty for the Service.
+        server: String = String::new(),
+        /// Clients do not check the server's certificate.
+        insecure: bool = false,
     }
-
-    /// Whether there is a LimitRange. Where a quota counts what pods ask for,
-    /// pods that do not say need a default.
-    pub fn has_limit_range(&self) -> bool {
-        let other = self.resource_quota.enabled == Toggle::On;
-        self.limit_range.enabled.is_on_or(other)
-    }
-}
+);
 
 impl Config {
     /// Whether the host's storage classes are shown inside. A virtual scheduler
@@ -612,7 +488,8 @@ impl Config {
     pub fn shows_storage_classes(&self) -> bool {
         let scheduler = self.control_plane.advanced.virtual_scheduler.enabled;
         let classes = &self.sync.from_host.storage_classes;
-        classes.enabled.is_on_or(scheduler)
+        let own = self.sync.to_host.storage_classes.enabled;
+        classes.enabled.is_on_or(scheduler && !own)
     }
 
     /// The host account of workload pods of the virtual cluster `vc`.
@@ -622,6 +499,17 @@ impl Config {
             crate::names::workload_service_account(vc)
         } else {
             name.clone()
+        }
+    }
+}
+
+impl AdditionalSecret {
+    /// Its namespace, in a virtual cluster of the host namespace `own`.
+    pub fn namespace_or<'a>(&'a self, own: &'a str) -> &'a str {
+        if self.namespace.is_empty() {
+            own
+        } else {
+            &self.namespace
         }
     }
 }

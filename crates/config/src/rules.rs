@@ -156,6 +156,13 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     if from_host.priority_classes.enabled {
         rules.push(rule("scheduling.k8s.io", &["priorityclasses"], READ));
     }
+    let to_host = &config.sync.to_host;
+    if to_host.priority_classes.enabled {
+        rules.push(rule("scheduling.k8s.io", &["priorityclasses"], WRITE));
+    }
+    if to_host.storage_classes.enabled {
+        rules.push(rule("storage.k8s.io", &["storageclasses"], WRITE));
+    }
     rules
 }
 
@@ -171,24 +178,52 @@ pub fn host_grants(config: &Config, host_namespace: &str) -> Vec<Grant> {
             rules,
         });
     }
-    for (namespace, wanted) in sources(config, host_namespace) {
-        // The own namespace's Role covers what lies there.
-        if namespace == host_namespace {
-            continue;
-        }
-        let rules = wanted
-            .into_iter()
-            .map(|(resources, names)| PolicyRule {
-                resource_names: names.unwrap_or_default().into_iter().collect(),
-                ..rule("", resources, READ)
-            })
-            .collect();
+    for (namespace, names) in exported(config, host_namespace) {
+        // Who creates has no name yet.
+        let rules = vec![
+            rule("", &["secrets"], &["create"]),
+            PolicyRule {
+                resource_names: names.into_iter().collect(),
+                ..rule("", &["secrets"], &["get", "update"])
+            },
+        ];
         grants.push(Grant {
             namespace: Some(namespace),
             rules,
         });
     }
+    for (namespace, wanted) in sources(config, host_namespace) {
+        // The own namespace's Role covers what lies there.
+        if namespace == host_namespace {
+            continue;
+        }
+        let rules = wanted.into_iter().map(|(resources, names)| PolicyRule {
+            resource_names: names.unwrap_or_default().into_iter().collect(),
+            ..rule("", resources, READ)
+        });
+        let namespace = Some(namespace);
+        match grants.iter_mut().find(|grant| grant.namespace == namespace) {
+            Some(grant) => grant.rules.extend(rules),
+            None => grants.push(Grant {
+                namespace,
+                rules: rules.collect(),
+            }),
+        }
+    }
     grants
+}
+
+/// By namespace other than the own one: the secrets that are written there.
+fn exported(config: &Config, host_namespace: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut secrets: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for secret in &config.export_kube_config.additional_secrets {
+        let namespace = secret.namespace_or(host_namespace);
+        if namespace != host_namespace {
+            let names = secrets.entry(namespace.to_owned()).or_default();
+            names.insert(secret.name.clone());
+        }
+    }
+    secrets
 }
 
 /// Names of objects, or `None` for all objects.
@@ -257,6 +292,27 @@ mod tests {
             );
             assert!(!rule.verbs.contains(&"*"));
         }
+    }
+
+    #[test]
+    fn a_namespace_of_secrets_and_mappings_has_one_grant() {
+        let yaml = "
+            networking: {replicateServices: {fromHost: [{from: other/a, to: default/a}]}}
+            exportKubeConfig: {additionalSecrets: [{name: a}, {name: b, namespace: other}]}";
+        let (config, _) = Config::from_yaml(&[("v", yaml)]).unwrap();
+        let grants = host_grants(&config, "demo");
+        assert_eq!(grants.len(), 1);
+        assert_eq!(grants[0].namespace.as_deref(), Some("other"));
+        assert_eq!(
+            serde_json::json!(grants[0].rules),
+            serde_json::json!([
+                {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+                {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["b"],
+                 "verbs": ["get", "update"]},
+                {"apiGroups": [""], "resources": ["services", "endpoints"], "resourceNames": ["a"],
+                 "verbs": ["get", "list", "watch"]},
+            ])
+        );
     }
 
     #[test]

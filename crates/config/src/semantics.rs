@@ -15,23 +15,6 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
             message,
         });
     };
-    let claim = &config.control_plane.stateful_set.persistence.volume_claim;
-    if !["Retain", "Delete"].contains(&claim.retention_policy.as_str()) {
-        problem(
-            "controlPlane.statefulSet.persistence.volumeClaim.retentionPolicy",
-            format!(
-                "expected Retain or Delete, found {:?}",
-                claim.retention_policy
-            ),
-        );
-    }
-    let policy = &config.control_plane.stateful_set.image_pull_policy;
-    if !["", "Always", "IfNotPresent", "Never"].contains(&policy.as_str()) {
-        problem(
-            "controlPlane.statefulSet.imagePullPolicy",
-            format!("expected Always, IfNotPresent or Never, found {policy:?}"),
-        );
-    }
     let domain = &config.networking.advanced.cluster_domain;
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if domain.is_empty() || domain.len() > 200 || !domain.chars().all(letter) {
@@ -65,6 +48,8 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
         range(format!("{path}.except[{at}]"), text);
     }
     services(config, &mut problem);
+    together(config, &mut problem);
+    exported(config, &mut problem);
     let from_host = &config.sync.from_host;
     for (kind, imports) in [
         ("configMaps", &from_host.config_maps),
@@ -72,6 +57,53 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
     ] {
         let path = format!("sync.fromHost.{kind}.mappings.byName");
         by_name(&path, &imports.mappings.by_name, &mut problem);
+    }
+}
+
+fn exported(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let all = &config.export_kube_config.additional_secrets;
+    for (at, secret) in all.iter().enumerate() {
+        let path = format!("exportKubeConfig.additionalSecrets[{at}]");
+        if !is_subdomain(&secret.name) {
+            let message = format!("expected the name of a secret, found {:?}", secret.name);
+            problem(&format!("{path}.name"), message);
+        }
+        if !secret.namespace.is_empty() && !is_label(&secret.namespace) {
+            let message = format!(
+                "expected the name of a namespace, found {:?}",
+                secret.namespace
+            );
+            problem(&format!("{path}.namespace"), message);
+        }
+    }
+}
+
+/// Choices that make sense only one without the other.
+fn together(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
+    if to_host.network_policies.enabled && config.policies.network_policy.enabled {
+        let message = "not together with policies.networkPolicy: what policies allow adds up on the \
+                       host, so those of the tenant would open what that closes, and could not close \
+                       what it opens";
+        problem("sync.toHost.networkPolicies.enabled", message.into());
+    }
+    let classes = [
+        (
+            "priorityClasses",
+            to_host.priority_classes.enabled && from_host.priority_classes.enabled,
+        ),
+        (
+            "storageClasses",
+            to_host.storage_classes.enabled && config.shows_storage_classes(),
+        ),
+    ];
+    for (kind, both) in classes {
+        if both {
+            let message = format!(
+                "not together with sync.fromHost.{kind}: classes are either the host's or the tenant's"
+            );
+            problem(&format!("sync.toHost.{kind}.enabled"), message);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use crate::PkiError;
 
@@ -186,10 +187,22 @@ pub fn certificate_subject(der: &[u8]) -> Result<(String, Vec<String>), PkiError
     Ok((common_name.to_owned(), organizations))
 }
 
+/// The end of the validity of the first certificate in a PEM text, in seconds
+/// since 1970.
+///
+/// # Errors
+/// If there is no certificate that can be parsed.
+pub fn certificate_end(pem: &[u8]) -> Result<i64, PkiError> {
+    let der =
+        CertificateDer::from_pem_slice(pem).map_err(|e| PkiError::Certificate(e.to_string()))?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der)
+        .map_err(|e| PkiError::Certificate(e.to_string()))?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls_pki_types::pem::PemObject;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -10,7 +10,7 @@ mod token;
 pub mod kubeconfig;
 pub mod tls;
 
-pub use authority::{CertificateAuthority, KeyCert, certificate_subject};
+pub use authority::{CertificateAuthority, KeyCert, certificate_end, certificate_subject};
 pub use token::TokenSigner;
 
 /// Why a key, certificate or token could not be made or read.

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use coracle_config::model::ExportKubeConfig;
 use coracle_config::names;
+use coracle_syncer::Published;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +73,15 @@ async fn work(options: SyncerOptions, shutdown: CancellationToken) -> Result<(),
         let path = options.credentials_dir.join(name);
         std::fs::read_to_string(&path).map_err(Error::file(&path))
     };
-    let server = published_server(&config, &options);
-    let export = &config.export_kube_config;
-    let kubeconfig = published_kubeconfig(&read("admin.kubeconfig")?, &server, export)?;
+    let published = published(
+        &read("admin.kubeconfig")?,
+        &read("ca.crt")?,
+        &config.export_kube_config,
+        &options.name,
+        &options.namespace,
+    )?;
     let syncer = coracle_syncer::SyncerConfig {
-        published: published(&options.name, &kubeconfig, &read("ca.crt")?)?,
+        published,
         virtual_client: clients::from_file(&handed_over).await?,
         host_tunnel_client: host_client.clone(),
         host_client,
@@ -111,26 +116,25 @@ async fn wait_for(file: &Path) -> Result<(), Error> {
         })
 }
 
-/// The address in the published kubeconfig: what the user chose, or the name
-/// of the Service, which is right from inside the host cluster.
-fn published_server(config: &coracle_config::Config, options: &SyncerOptions) -> String {
-    let chosen = &config.export_kube_config.server;
-    if chosen.is_empty() {
-        format!("https://{}.{}.svc:443", options.name, options.namespace)
-    } else {
-        chosen.clone()
-    }
+/// How a published kubeconfig is to be.
+struct Export<'a> {
+    context: &'a str,
+    server: &'a str,
+    insecure: bool,
 }
 
-fn published_kubeconfig(
-    text: &str,
-    server: &str,
-    export: &ExportKubeConfig,
-) -> Result<Value, Error> {
+/// The kubeconfig of the admin as it is published. Where the values name no
+/// server, it is the Service, which is right from inside the host cluster.
+fn kubeconfig(text: &str, service: &str, export: &Export<'_>) -> Result<Value, Error> {
     let unusable = |e: &dyn std::fmt::Display| Error::Setting(format!("admin.kubeconfig: {e}"));
     // Kubeconfigs of the control plane are written as JSON.
     let mut kubeconfig: Value = serde_json::from_str(text).map_err(|e| unusable(&e))?;
     let cluster = &mut kubeconfig["clusters"][0]["cluster"];
+    let server = if export.server.is_empty() {
+        service
+    } else {
+        export.server
+    };
     cluster["server"] = Value::String(server.to_owned());
     if export.insecure
         && let Some(cluster) = cluster.as_object_mut()
@@ -140,7 +144,7 @@ fn published_kubeconfig(
         cluster.insert("insecure-skip-tls-verify".into(), true.into());
     }
     if !export.context.is_empty() {
-        let name = Value::String(export.context.clone());
+        let name = Value::String(export.context.to_owned());
         kubeconfig["contexts"][0]["name"] = name.clone();
         kubeconfig["current-context"] = name;
     }
@@ -149,18 +153,15 @@ fn published_kubeconfig(
 
 type SecretData = BTreeMap<String, Vec<u8>>;
 
-fn published(
-    name: &str,
-    kubeconfig: &Value,
-    ca_pem: &str,
-) -> Result<BTreeMap<String, SecretData>, Error> {
+/// The content of a secret with a kubeconfig.
+fn access(kubeconfig: &Value, ca_pem: &str) -> Result<SecretData, Error> {
     let user = &kubeconfig["users"][0]["user"];
     let decode = |key: &str| {
         STANDARD
             .decode(user[key].as_str().unwrap_or_default())
             .map_err(|e| Error::Setting(format!("admin.kubeconfig: {key}: {e}")))
     };
-    let access = BTreeMap::from([
+    Ok(BTreeMap::from([
         ("config".to_owned(), kubeconfig.to_string().into_bytes()),
         (
             "certificate-authority".to_owned(),
@@ -171,42 +172,116 @@ fn published(
             decode("client-certificate-data")?,
         ),
         ("client-key".to_owned(), decode("client-key-data")?),
-    ]);
-    let certificates = BTreeMap::from([("ca.crt".to_owned(), ca_pem.as_bytes().to_vec())]);
-    Ok(BTreeMap::from([
-        (names::kubeconfig_secret(name), access),
-        (names::certs_secret(name), certificates),
     ]))
+}
+
+/// All secrets that are published, those of every virtual cluster first.
+fn published(
+    admin: &str,
+    ca_pem: &str,
+    export: &ExportKubeConfig,
+    name: &str,
+    namespace: &str,
+) -> Result<Vec<Published>, Error> {
+    let service = format!("https://{name}.{namespace}.svc:443");
+    let own = |name: String, data: SecretData| Published {
+        name,
+        namespace: namespace.to_owned(),
+        additional: false,
+        data,
+    };
+    let plain = Export {
+        context: &export.context,
+        server: &export.server,
+        insecure: export.insecure,
+    };
+    let plain = access(&kubeconfig(admin, &service, &plain)?, ca_pem)?;
+    let certificates = BTreeMap::from([("ca.crt".to_owned(), ca_pem.as_bytes().to_vec())]);
+    let mut all = vec![
+        own(names::kubeconfig_secret(name), plain),
+        own(names::certs_secret(name), certificates),
+    ];
+    for secret in &export.additional_secrets {
+        let chosen = Export {
+            context: &secret.context,
+            server: &secret.server,
+            insecure: secret.insecure,
+        };
+        all.push(Published {
+            name: secret.name.clone(),
+            namespace: secret.namespace_or(namespace).to_owned(),
+            additional: true,
+            data: access(&kubeconfig(admin, &service, &chosen)?, ca_pem)?,
+        });
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coracle_config::model::AdditionalSecret;
     use serde_json::json;
 
     #[test]
-    fn the_published_kubeconfig_is_as_chosen() {
-        let text = json!({
+    fn published_kubeconfigs_are_as_chosen() {
+        let admin = json!({
             "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:8443",
                 "certificate-authority-data": "Q0E="}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {"client-certificate-data": "Q0E=", "client-key-data": "Q0E="}}],
             "current-context": "c",
         })
         .to_string();
-        let plain = published_kubeconfig(&text, "https://a", &ExportKubeConfig::default()).unwrap();
-        assert_eq!(plain["clusters"][0]["cluster"]["server"], "https://a");
-        assert_eq!(plain["current-context"], "c");
         let export = ExportKubeConfig {
             context: "mine".into(),
             insecure: true,
+            additional_secrets: vec![
+                AdditionalSecret {
+                    name: "more".into(),
+                    server: "https://a.example".into(),
+                    ..AdditionalSecret::default()
+                },
+                AdditionalSecret {
+                    name: "far".into(),
+                    namespace: "other".into(),
+                    ..AdditionalSecret::default()
+                },
+            ],
             ..ExportKubeConfig::default()
         };
-        let chosen = published_kubeconfig(&text, "https://a", &export).unwrap();
+        let all = published(&admin, "CA", &export, "team", "demo").unwrap();
+        let shown: Vec<String> = all
+            .iter()
+            .map(|p| format!("{}/{} {}", p.namespace, p.name, p.additional))
+            .collect();
         assert_eq!(
-            chosen["clusters"][0]["cluster"],
-            json!({"server": "https://a", "insecure-skip-tls-verify": true})
+            shown,
+            [
+                "demo/vc-team false",
+                "demo/team-certs false",
+                "demo/more true",
+                "other/far true"
+            ]
         );
-        assert_eq!(chosen["contexts"][0]["name"], chosen["current-context"]);
-        assert_eq!(chosen["current-context"], "mine");
+        let config =
+            |at: usize| -> Value { serde_json::from_slice(&all[at].data["config"]).unwrap() };
+        assert_eq!(
+            config(0)["clusters"][0]["cluster"],
+            json!({"server": "https://team.demo.svc:443", "insecure-skip-tls-verify": true})
+        );
+        assert_eq!(config(0)["contexts"][0]["name"], "mine");
+        assert_eq!(config(0)["current-context"], "mine");
+        let more = config(2);
+        assert_eq!(
+            more["clusters"][0]["cluster"]["server"],
+            "https://a.example"
+        );
+        assert_eq!(
+            more["clusters"][0]["cluster"]["certificate-authority-data"],
+            "Q0E="
+        );
+        assert_eq!(more["current-context"], "c");
+        assert_eq!(all[1].data["ca.crt"], b"CA");
     }
 }

@@ -225,6 +225,11 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
                         labels: format!("{}=host", marks::IMPORTED),
                         ..Narrow::default()
                     }
+                } else if !inside && syncer.flows_as_class(kind) {
+                    Narrow {
+                        labels: syncer.translator.class_selector(),
+                        ..Narrow::default()
+                    }
                 } else if inside || kind.is_cluster_scoped() {
                     Narrow::default()
                 } else {
@@ -330,6 +335,16 @@ impl Syncer {
         }
     }
 
+    /// True for a kind of classes of which the tenant's go to the host.
+    fn flows_as_class(&self, kind: Kind) -> bool {
+        let to_host = &self.translator.config.sync.to_host;
+        match kind {
+            Kind::PriorityClass => to_host.priority_classes.enabled,
+            Kind::StorageClass => to_host.storage_classes.enabled,
+            _ => false,
+        }
+    }
+
     async fn reconcile(&self, key: &Key) -> Outcome {
         let result = match key.kind {
             Kind::Pod => sync::pods::reconcile(self, &key.name).await,
@@ -342,6 +357,9 @@ impl Syncer {
             Kind::Claim => sync::claims::reconcile(self, &key.name).await,
             Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget | Kind::ServiceAccount => {
                 sync::plain::reconcile(self, key.kind, &key.name).await
+            }
+            kind if self.flows_as_class(kind) => {
+                sync::classes::reconcile(self, kind, &key.name).await
             }
             Kind::IngressClass | Kind::StorageClass | Kind::RuntimeClass | Kind::PriorityClass => {
                 sync::imports::reconcile(self, key.kind, &key.name).await
@@ -454,6 +472,12 @@ impl Syncer {
         let Some(object) = change.object() else {
             return;
         };
+        if self.flows_as_class(kind) {
+            if let Some(name) = self.translator.our_class(kind.resource().kind, object) {
+                self.queue.push(kind, name);
+            }
+            return;
+        }
         if kind.is_cluster_scoped() {
             self.queue.push(kind, VirtualName::of(object));
             return;

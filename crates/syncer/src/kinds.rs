@@ -97,6 +97,8 @@ impl Kind {
                 to_host.pod_disruption_budgets.enabled,
             ),
             (Self::ServiceAccount, to_host.service_accounts.enabled),
+            (Self::PriorityClass, to_host.priority_classes.enabled),
+            (Self::StorageClass, to_host.storage_classes.enabled),
         ]
         .into_iter()
         .filter_map(|(kind, on)| on.then_some(kind))

@@ -45,10 +45,23 @@ pub struct SyncerConfig {
     pub pod_ip: IpAddr,
     /// The kubelet endpoint.
     pub kubelet: KubeletConfig,
-    /// Host Secrets to publish, by name: the kubeconfig
-    /// ([`coracle_config::names::kubeconfig_secret`]) and the certificates
-    /// ([`coracle_config::names::certs_secret`]).
-    pub published: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Host Secrets to publish: the kubeconfig
+    /// ([`coracle_config::names::kubeconfig_secret`]), the certificates
+    /// ([`coracle_config::names::certs_secret`]), and what the values ask for.
+    pub published: Vec<Published>,
+}
+
+/// A host Secret by which users reach the virtual cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its name.
+    pub name: String,
+    /// Its host namespace.
+    pub namespace: String,
+    /// One that the values ask for, under a name of the user's choice.
+    pub additional: bool,
+    /// Its content.
+    pub data: BTreeMap<String, Vec<u8>>,
 }
 
 /// Why a syncer cannot run.

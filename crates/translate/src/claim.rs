@@ -28,6 +28,9 @@ impl Translator {
         drop_keys(&mut host["metadata"]["annotations"], BINDING);
         let mut spec = claim.get("spec").cloned().unwrap_or_else(|| json!({}));
         drop_keys(&mut spec, &["volumeName", "selector"]);
+        if let Some(class) = self.storage_class(claim) {
+            set(&mut spec, "storageClassName", class);
+        }
         for field in ["dataSource", "dataSourceRef"] {
             let Some(source) = spec.get_mut(field).filter(|s| s.is_object()) else {
                 continue;
@@ -111,8 +114,13 @@ impl Translator {
             },
             "csi": {"driver": "coracle.dev", "volumeHandle": volume},
         });
-        for field in ["storageClassName", "volumeMode"] {
-            if let Some(value) = host["spec"].get(field) {
+        // A class of the tenant's has another name on the host.
+        let own = self.config.sync.to_host.storage_classes.enabled;
+        for (field, of) in [
+            ("storageClassName", if own { claim } else { host }),
+            ("volumeMode", host),
+        ] {
+            if let Some(value) = of["spec"].get(field) {
                 set(&mut spec, field, value.clone());
             }
         }

@@ -6,6 +6,7 @@
 
 mod affinity;
 mod claim;
+mod classes;
 mod data;
 mod endpoints;
 mod env;

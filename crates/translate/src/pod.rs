@@ -2,6 +2,7 @@
 
 use coracle_config::{marks, parse_toleration};
 use coracle_machinery::object;
+use coracle_machinery::pod_security::{Level, violations};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -136,12 +137,33 @@ impl Translator {
         warnings
     }
 
-    /// The pod's own priority class, where those of the host are shown inside.
-    /// What is critical to a virtual cluster is not to its host.
-    fn priority_class<'a>(&self, pod: &'a Value) -> Option<&'a str> {
+    /// The pod's own priority class, where those of the host are shown inside or
+    /// those inside go to the host. What is critical to a virtual cluster is not
+    /// to its host.
+    fn priority_class(&self, pod: &Value) -> Option<String> {
         let class = object::text(pod, "/spec/priorityClassName");
-        let shown = self.config.sync.from_host.priority_classes.enabled;
-        (shown && !class.is_empty() && !class.starts_with("system-")).then_some(class)
+        if class.is_empty() || class.starts_with("system-") {
+            return None;
+        }
+        let sync = &self.config.sync;
+        if sync.to_host.priority_classes.enabled {
+            return Some(self.class_name(class));
+        }
+        let shown = sync.from_host.priority_classes.enabled;
+        shown.then(|| class.to_owned())
+    }
+
+    /// What in a virtual pod the values' Pod Security Standard does not allow.
+    pub fn pod_violations(&self, pod: &Value) -> Option<String> {
+        let standard = self.config.policies.pod_security_standard.as_str();
+        if standard.is_empty() {
+            return None;
+        }
+        let found = violations(pod, Level::parse(standard))?;
+        Some(format!(
+            "violates PodSecurity \"{standard}:latest\", which the values of this virtual cluster \
+             demand: {found}"
+        ))
     }
 
     /// The tokens that a virtual pod mounts.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use coracle_config::names;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
@@ -20,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Environment, pause};
 use crate::error::{CliError, Result};
+use crate::expiry;
 use crate::host::{Host, virtual_context};
 use crate::kubeconfig::Entry;
 use crate::output::data;
@@ -43,6 +45,8 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
 const FORWARD_INTERVAL: Duration = Duration::from_millis(50);
 /// The port of the virtual API server in its pod.
 const API_PORT: u16 = 8443;
+/// The port of the Service in front of it.
+const HTTPS: u16 = 443;
 /// The key of the published kubeconfig in its Secret.
 const KUBECONFIG_KEY: &str = "config";
 /// The extension of a cluster entry that remembers its forwarding process.
@@ -53,7 +57,10 @@ const FORWARD_EXTENSION: &str = "coracle.dev/port-forward";
 #[command(after_help = "Examples:
   coracle connect team-a
   coracle connect team-a -- kubectl get pods -A
-  coracle connect team-a --print > team-a.kubeconfig")]
+  coracle connect team-a --print > team-a.kubeconfig
+
+The credentials end a year after the virtual cluster made them. Connecting again
+renews those in the kubeconfig; `coracle list` tells when it is time.")]
 pub struct Connect {
     /// The name of the virtual cluster
     name: String,
@@ -127,8 +134,8 @@ impl Connect {
             entry.cluster["server"] = json!(url);
             return Ok(None);
         }
-        if let Some(url) = direct_url(host, &self.name, namespace, entry).await {
-            entry.cluster["server"] = json!(url);
+        if let Some(reached) = reach(host, &self.name, namespace, entry).await {
+            reached.write(entry);
             return Ok(None);
         }
         if !forward {
@@ -152,8 +159,8 @@ pub async fn switch(environment: &Environment, host: &Host, name: &str, namespac
         .output
         .progress(&format!("Connecting to virtual cluster {name}"));
     let mut entry = credentials(host, name, namespace).await?;
-    match direct_url(host, name, namespace, &entry).await {
-        Some(url) => entry.cluster["server"] = json!(url),
+    match reach(host, name, namespace, &entry).await {
+        Some(reached) => reached.write(&mut entry),
         None => start_forward(environment, host, name, namespace, &mut entry).await?,
     }
     drop(progress);
@@ -169,6 +176,12 @@ fn finish(environment: &Environment, entry: &Entry) -> Result {
     }
     files.put(entry, true)?;
     let output = &environment.output;
+    // Those that are there are as new as the virtual cluster has them.
+    let end = expiry::of_user(&entry.user);
+    let warning = end.and_then(|end| expiry::warning(&entry.name, end, Timestamp::now()));
+    if let Some(warning) = warning {
+        output.hint(&format!("{warning}: `coracle connect` again renews them"));
+    }
     output.done(&format!("Switched active kube context to {}", entry.name));
     output.hint("`coracle disconnect` returns to the previous kube context");
     output.hint("`kubectl get namespaces` accesses the virtual cluster");
@@ -213,18 +226,93 @@ async fn credentials(host: &Host, name: &str, namespace: &str) -> Result<Entry> 
     Entry::from_kubeconfig(&String::from_utf8_lossy(&bytes), &context)
 }
 
-/// The Service's own address, if the API answers there from this machine.
-async fn direct_url(host: &Host, name: &str, namespace: &str, entry: &Entry) -> Option<String> {
+/// Where the API answers, and under which name its certificate is checked.
+struct Reached {
+    url: String,
+    server_name: Option<String>,
+}
+
+impl Reached {
+    fn write(&self, entry: &mut Entry) {
+        entry.cluster["server"] = json!(self.url);
+        if let Some(name) = &self.server_name {
+            entry.cluster["tls-server-name"] = json!(name);
+        }
+    }
+}
+
+/// The first address of the Service at which the API answers from this machine.
+async fn reach(host: &Host, name: &str, namespace: &str, entry: &Entry) -> Option<Reached> {
     let services: Api<Service> = Api::namespaced(host.client.clone(), namespace);
     let service = services.get(&names::service(name)).await.ok()?;
-    let address = service.spec?.cluster_ip?;
-    tokio::time::timeout(DIRECT_TIMEOUT, accepted(&format!("{address}:443")))
-        .await
-        .ok()?
-        .ok()?;
-    let url = format!("https://{address}:443");
-    let answered = tokio::time::timeout(ANSWER_TIMEOUT, answers(entry, &url)).await;
-    answered.ok()?.then_some(url)
+    let mut places = addresses(&service);
+    if let Some(port) = node_port(&service) {
+        let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
+        let pod = pods.get(&names::pod(name)).await.ok();
+        let node = pod.and_then(|pod| pod.status?.host_ip);
+        places.extend(node.map(|node| (at(&node, port), true)));
+    }
+    // Checked under a name that its certificate has: addresses that the host
+    // gave it later are not in there.
+    let own_name = format!("{}.{namespace}.svc", names::service(name));
+    let tried = places.into_iter().map(|(address, foreign)| {
+        let reached = Reached {
+            url: format!("https://{address}"),
+            server_name: foreign.then(|| own_name.clone()),
+        };
+        let mut entry = entry.clone();
+        reached.write(&mut entry);
+        async move {
+            tokio::time::timeout(DIRECT_TIMEOUT, accepted(&address))
+                .await
+                .ok()?
+                .ok()?;
+            let answered = tokio::time::timeout(ANSWER_TIMEOUT, answers(&entry)).await;
+            answered.ok()?.then_some(reached)
+        }
+    });
+    let tried: Vec<_> = tried.collect();
+    let at_once = tried.len().max(1);
+    let mut tried = futures::stream::iter(tried).buffered(at_once);
+    while let Some(one) = tried.next().await {
+        if one.is_some() {
+            return one;
+        }
+    }
+    None
+}
+
+/// Addresses of a Service, those for the outside first, and whether the host
+/// gave them only after the certificate was made.
+fn addresses(service: &Service) -> Vec<(String, bool)> {
+    let balancer = service
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
+    let outside = balancer
+        .into_iter()
+        .flatten()
+        .filter_map(|ingress| ingress.ip.clone().or_else(|| ingress.hostname.clone()));
+    let own = service.spec.as_ref().and_then(|s| s.cluster_ip.clone());
+    let own = own.filter(|ip| !ip.is_empty() && ip != "None");
+    outside
+        .map(|address| (at(&address, HTTPS), true))
+        .chain(own.map(|address| (at(&address, HTTPS), false)))
+        .collect()
+}
+
+fn node_port(service: &Service) -> Option<u16> {
+    let port = service.spec.as_ref()?.ports.as_ref()?.first()?.node_port?;
+    u16::try_from(port).ok()
+}
+
+/// `address:port`, with brackets where the address has colons.
+fn at(address: &str, port: u16) -> String {
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
 }
 
 /// Waits until an address of a Service accepts a connection. It refuses until the
@@ -241,18 +329,43 @@ async fn accepted(address: &str) -> std::io::Result<()> {
     }
 }
 
+/// A client of a virtual cluster, with its admin's credentials.
+///
+/// # Errors
+/// If it has published no credentials or does not answer.
+pub async fn inside(host: &Host, name: &str, namespace: &str) -> Result<Client> {
+    let mut entry = credentials(host, name, namespace).await?;
+    // A connection through the host ends with the last copy of the client.
+    if let Some(reached) = reach(host, name, namespace, &entry).await {
+        reached.write(&mut entry);
+        if let Some(client) = client(&entry).await {
+            return Ok(client);
+        }
+    }
+    let listener = listen(0).await?;
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
+    tokio::spawn(forward_connections(listener, pods, names::pod(name)));
+    entry.cluster["server"] = json!(format!("https://127.0.0.1:{port}"));
+    client(&entry).await.ok_or_else(|| {
+        CliError::failure(format!(
+            "the credentials of virtual cluster {name} cannot be used"
+        ))
+    })
+}
+
+async fn client(entry: &Entry) -> Option<Client> {
+    let kubeconfig = Kubeconfig::from_yaml(&entry.to_yaml()).ok()?;
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .ok()?;
+    Client::try_from(config).ok()
+}
+
 /// True if the virtual API server, and none other, answers at a URL.
-async fn answers(entry: &Entry, url: &str) -> bool {
-    let mut entry = entry.clone();
-    entry.cluster["server"] = json!(url);
-    let Ok(kubeconfig) = Kubeconfig::from_yaml(&entry.to_yaml()) else {
-        return false;
-    };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let Ok(client) = config
-        .map_err(drop)
-        .and_then(|c| Client::try_from(c).map_err(drop))
-    else {
+async fn answers(entry: &Entry) -> bool {
+    let Some(client) = client(entry).await else {
         return false;
     };
     let request = http::Request::get("/readyz")
@@ -285,8 +398,9 @@ async fn start_forward(
         .process_group(0);
     let child = command.spawn().map_err(failed)?;
     let url = format!("https://127.0.0.1:{port}");
+    entry.cluster["server"] = json!(url);
     let ready = async {
-        while !answers(entry, &url).await {
+        while !answers(entry).await {
             tokio::time::sleep(FORWARD_INTERVAL).await;
         }
     };
@@ -300,7 +414,6 @@ async fn start_forward(
             names::pod(name)
         )));
     }
-    entry.cluster["server"] = json!(url);
     entry.cluster["extensions"] =
         json!([{"name": FORWARD_EXTENSION, "extension": {"pid": child.id()}}]);
     Ok(())
@@ -428,6 +541,27 @@ fn pass_on(child: &tokio::process::Child, signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_for_the_outside_come_first() {
+        let service = json!({
+            "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 443, "nodePort": 30443}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "fd00::1"}, {"hostname": "lb.example"}]}},
+        });
+        let service: Service = serde_json::from_value(service).unwrap();
+        assert_eq!(
+            addresses(&service),
+            [
+                ("[fd00::1]:443".to_owned(), true),
+                ("lb.example:443".to_owned(), true),
+                ("10.0.0.1:443".to_owned(), false),
+            ]
+        );
+        assert_eq!(node_port(&service), Some(30443));
+        let headless: Service =
+            serde_json::from_value(json!({"spec": {"clusterIP": "None"}})).unwrap();
+        assert!(addresses(&headless).is_empty() && node_port(&headless).is_none());
+    }
 
     #[tokio::test]
     async fn an_address_that_refuses_at_first_is_tried_again() {

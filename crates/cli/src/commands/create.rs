@@ -1,36 +1,35 @@
 //! `coracle create`.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use coracle_config::model::Config;
-use coracle_config::{PolicyRule, names};
+use coracle_config::names;
 use coracle_machinery::names::dns1123_label_errors;
-use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
-use kube::runtime::watcher;
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, ResourceExt as _};
-use serde_json::Value;
 
-use super::{Environment, connect, removal};
+use super::upgrade::Upgrading;
+use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
-use crate::grants;
 use crate::host::Host;
 use crate::manifests::{ServiceFacts, Tenant};
-use crate::objects::{apply, is_absent, is_forbidden, remove_own};
+use crate::objects::{is_absent, is_forbidden};
 use crate::output::data;
-use crate::tenants::CREATED_NAMESPACE;
+use crate::tenants::{CREATED_NAMESPACE, Found};
+use crate::values::Values;
+use crate::{install, ready};
 
 /// Create a virtual cluster
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   coracle create team-a
   coracle create team-a -n tenants --connect=false
-  coracle create team-a -f values.yaml --set sync.toHost.ingresses.enabled=true")]
+  coracle create team-a -f values.yaml -f more.yaml --set sync.toHost.ingresses.enabled=true
+  coracle create team-a --kubernetes-version 1.36
+  coracle create team-a -f values.yaml --upgrade")]
 pub struct Create {
     /// The name of the virtual cluster
     name: String,
@@ -45,13 +44,9 @@ pub struct Create {
     #[arg(long, default_value_t = true, default_missing_value = "true", num_args = 0..=1,
           require_equals = true, action = ArgAction::Set, value_name = "BOOL")]
     connect: bool,
-    /// A file of values; may be given several times, later ones win
-    #[arg(short = 'f', long = "values", value_name = "FILE")]
-    values: Vec<PathBuf>,
-    /// A single value, as in sync.toHost.ingresses.enabled=true
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Change the virtual cluster if it exists
+    #[command(flatten)]
+    values: Values,
+    /// Change the virtual cluster if it exists: to these values alone
     #[arg(long)]
     upgrade: bool,
     /// Print the manifests and change nothing
@@ -77,7 +72,7 @@ impl Create {
             .because(error)
             .hint("names are like team-a: at most 52 lower-case letters, digits and '-'")
         })?;
-        let config = self.load_config(environment)?;
+        let config = self.values.load(None, &environment.output)?;
         let namespace = self
             .namespace
             .clone()
@@ -98,27 +93,29 @@ impl Create {
             .output
             .progress(&format!("Creating virtual cluster {}", self.name));
         let made_namespace = self.ensure_namespace(&host, &namespace).await?;
-        let earlier = self.refuse_taken(&host, &namespace).await?;
+        if let Some(found) = self.refuse_taken(&host, &namespace).await? {
+            drop(progress);
+            let upgrade = Upgrading {
+                found: &found,
+                config: &config,
+                discard_data: false,
+                timeout: Duration::from_secs(self.timeout),
+            };
+            upgrade.run(environment, &host).await?;
+            return self.finish(environment, &host, &namespace).await;
+        }
 
-        let mut tenant = Tenant {
-            name: &self.name,
-            namespace: &namespace,
-            config: &config,
-            image: image(&config),
-            persistent: false,
-        };
-        tenant.persistent = wants_claim(&host, &config).await;
-        if let Err(error) = install(&host, &tenant, &earlier, self.upgrade).await {
-            if !self.upgrade {
-                undo(&host, &tenant, made_namespace).await;
-            }
+        let mut tenant = Tenant::new(&self.name, &namespace, &config);
+        tenant.persistent = install::wants_claim(&host, &config).await;
+        if let Err(error) = install::install(&host, &tenant, &[], false).await {
+            install::undo(&host, &tenant, made_namespace).await;
             return Err(error);
         }
         progress.set(&format!(
             "Waiting for virtual cluster {} to be ready",
             self.name
         ));
-        wait_ready(
+        ready::wait_ready(
             &host,
             &self.name,
             &namespace,
@@ -140,40 +137,18 @@ impl Create {
                  controlPlane.statefulSet.persistence.volumeClaim.storageClass chooses a class",
             );
         }
-        if self.connect {
-            connect::switch(environment, &host, &self.name, &namespace).await
-        } else {
-            environment.output.hint(&format!(
-                "`coracle connect {} -n {namespace}` accesses the virtual cluster",
-                self.name
-            ));
-            Ok(())
-        }
+        self.finish(environment, &host, &namespace).await
     }
 
-    fn load_config(&self, environment: &Environment) -> Result<Config> {
-        let mut texts = Vec::new();
-        for path in &self.values {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                CliError::usage(format!("cannot read the values file {}", path.display()))
-                    .because(error)
-                    .hint("-f names a YAML file; --set key=value needs none")
-            })?;
-            texts.push((path.display().to_string(), text));
+    async fn finish(&self, environment: &Environment, host: &Host, namespace: &str) -> Result {
+        if self.connect {
+            return connect::switch(environment, host, &self.name, namespace).await;
         }
-        let sources: Vec<(&str, &str)> = texts
-            .iter()
-            .map(|(name, text)| (name.as_str(), text.as_str()))
-            .collect();
-        let (config, hints) = Config::load(&sources, &self.set).map_err(|error| {
-            let mut out = CliError::usage("the values cannot be used");
-            out.causes = error.problems.iter().map(ToString::to_string).collect();
-            out.hint("`coracle create NAME --print` shows the values that hold without yours")
-        })?;
-        for hint in hints {
-            environment.output.hint(&hint.to_string());
-        }
-        Ok(config)
+        environment.output.hint(&format!(
+            "`coracle connect {} -n {namespace}` accesses the virtual cluster",
+            self.name
+        ));
+        Ok(())
     }
 
     /// True if the namespace was made here.
@@ -210,8 +185,8 @@ impl Create {
         Ok(true)
     }
 
-    /// Gives the places that an existing virtual cluster has rights in.
-    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result<Vec<String>> {
+    /// Gives the virtual cluster that exists already, if it may be changed.
+    async fn refuse_taken(&self, host: &Host, namespace: &str) -> Result<Option<Found>> {
         let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
         let failed = |error| from_kube("look for an existing virtual cluster")(error);
         let set = sets
@@ -244,62 +219,18 @@ impl Create {
                 self.name
             ))
             .hint(format!(
-                "`coracle connect {0} -n {namespace}` uses it, `coracle create {0} -n {namespace} \
-                 --upgrade` changes it",
+                "`coracle connect {0} -n {namespace}` uses it, `coracle upgrade {0} -n {namespace}` \
+                 or --upgrade changes it",
                 self.name
             )));
         }
-        Ok(set.as_ref().map(grants::places).unwrap_or_default())
-    }
-}
-
-fn image(config: &Config) -> String {
-    let image = &config.control_plane.stateful_set.image;
-    if image.repository.is_empty() {
-        return coracle_server::host::CORACLE_IMAGE.to_owned();
-    }
-    let registry = if image.registry.is_empty() {
-        String::new()
-    } else {
-        format!("{}/", image.registry)
-    };
-    let tag = if image.tag.is_empty() {
-        env!("CARGO_PKG_VERSION")
-    } else {
-        &image.tag
-    };
-    format!("{registry}{}:{tag}", image.repository)
-}
-
-/// A claim is made if it is wanted and the host can fill it: an explicit class,
-/// or a default one. For who may not read classes it is made as well: a claim
-/// that waits is seen, and data that is lost with its pod cannot be had back.
-async fn wants_claim(host: &Host, config: &Config) -> bool {
-    let claim = &config.control_plane.stateful_set.persistence.volume_claim;
-    if !claim.enabled || !claim.storage_class.is_empty() {
-        return claim.enabled;
-    }
-    let classes: Api<StorageClass> = Api::all(host.client.clone());
-    const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
-    match classes.list(&ListParams::default()).await {
-        Ok(list) => list.iter().any(|class| {
-            class
-                .annotations()
-                .get(DEFAULT)
-                .is_some_and(|v| v == "true")
-        }),
-        Err(_) => true,
+        Ok(set.and_then(Found::new))
     }
 }
 
 fn print_manifests(name: &str, namespace: &str, config: &Config) {
-    let tenant = Tenant {
-        name,
-        namespace,
-        config,
-        image: image(config),
-        persistent: true,
-    };
+    let mut tenant = Tenant::new(name, namespace, config);
+    tenant.persistent = true;
     let facts = ServiceFacts {
         uid: String::new(),
         cluster_ip: "None".into(),
@@ -311,190 +242,4 @@ fn print_manifests(name: &str, namespace: &str, config: &Config) {
         data("---\n");
         data(&serde_saphyr::to_string(&object).expect("a JSON value always serialises"));
     }
-}
-
-/// `earlier` are the places that it had rights in until now.
-async fn install(host: &Host, tenant: &Tenant<'_>, earlier: &[String], upgrade: bool) -> Result {
-    grants::refuse_foreign(host, tenant).await?;
-    let service = apply(&host.client, &tenant.service())
-        .await
-        .map_err(from_kube("create the virtual cluster's Service"))?;
-    let cluster_ip = service
-        .data
-        .pointer("/spec/clusterIP")
-        .and_then(Value::as_str);
-    let facts = ServiceFacts {
-        uid: service.uid().unwrap_or_default(),
-        cluster_ip: cluster_ip.unwrap_or_default().to_owned(),
-    };
-    let rules = coracle_config::host_rules(tenant.config);
-    for object in tenant.dependents(&facts, &rules) {
-        let doing = format!(
-            "create the virtual cluster's {} {}",
-            object["kind"].as_str().unwrap_or_default(),
-            object["metadata"]["name"].as_str().unwrap_or_default()
-        );
-        let result = match apply(&host.client, &object).await {
-            // A namespace's admin may not grant more than it holds.
-            Err(error) if is_forbidden(&error) && object["kind"] == "Role" => {
-                apply_lesser_role(host, tenant, &facts, &rules).await
-            }
-            result => result.map(drop),
-        };
-        if let Err(error) = result {
-            let limits = is_forbidden(&error) && is_limit(&object);
-            let error = from_kube(&doing)(error);
-            return Err(if limits {
-                error.hint(LIMITS_HINT)
-            } else {
-                error
-            });
-        }
-    }
-    if upgrade {
-        remove_policies(host, tenant, &facts).await?;
-        let chosen = &tenant.config.sync.to_host;
-        removal::remove_optional(host, tenant.namespace, tenant.name, chosen).await?;
-    }
-    // Last: from here on the StatefulSet remembers where they are.
-    grants::renew(host, tenant, earlier).await
-}
-
-const LIMITS_HINT: &str = "a ResourceQuota or LimitRange bounds the namespace's own admin too, so it takes \
-     an administrator of the host to set one: ask for it, or leave policies out";
-
-fn is_limit(object: &Value) -> bool {
-    object["kind"] == "ResourceQuota" || object["kind"] == "LimitRange"
-}
-
-/// Removes policies of an earlier configuration.
-async fn remove_policies(host: &Host, tenant: &Tenant<'_>, facts: &ServiceFacts) -> Result {
-    let key = |object: &Value| (object["kind"].clone(), object["metadata"]["name"].clone());
-    let wanted: Vec<_> = tenant.policies(facts).iter().map(key).collect();
-    for object in tenant.possible_policies() {
-        if !wanted.contains(&key(&object)) {
-            remove_own(&host.client, &object)
-                .await
-                .map_err(from_kube("remove an earlier policy"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Applies the Role without the rights that Kubernetes' own admin role lacks.
-async fn apply_lesser_role(
-    host: &Host,
-    tenant: &Tenant<'_>,
-    facts: &ServiceFacts,
-    rules: &[PolicyRule],
-) -> kube::Result<()> {
-    let lesser = coracle_config::rules::within_admin(rules);
-    let role = tenant
-        .dependents(facts, &lesser)
-        .into_iter()
-        .find(|o| o["kind"] == "Role");
-    match role {
-        Some(role) => apply(&host.client, &role).await.map(drop),
-        None => Ok(()),
-    }
-}
-
-/// Takes back what a failed create made: the Service owns all the rest.
-async fn undo(host: &Host, tenant: &Tenant<'_>, made_namespace: bool) {
-    for grant in tenant.grants() {
-        let place = grant.namespace.as_deref().unwrap_or(grants::CLUSTER);
-        let _ = grants::remove(host, tenant.namespace, tenant.name, place).await;
-    }
-    let services: Api<Service> = Api::namespaced(host.client.clone(), tenant.namespace);
-    let _ = services
-        .delete(&names::service(tenant.name), &DeleteParams::background())
-        .await;
-    if made_namespace {
-        let namespaces: Api<Namespace> = Api::all(host.client.clone());
-        let _ = namespaces
-            .delete(tenant.namespace, &DeleteParams::default())
-            .await;
-    }
-}
-
-/// Waits until both containers are ready.
-///
-/// # Errors
-/// After `timeout`, with what was seen last.
-pub async fn wait_ready(
-    host: &Host,
-    name: &str,
-    namespace: &str,
-    timeout: Duration,
-    progress: &mut crate::output::Progress,
-) -> Result {
-    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
-    let pod_name = names::pod(name);
-    let mut last = String::from("its pod does not exist yet");
-    let waiting = async {
-        let mut pod = std::pin::pin!(watcher::watch_object(pods, &pod_name));
-        while let Some(seen) = pod.try_next().await? {
-            let Some(pod) = seen else { continue };
-            if is_ready(&pod) {
-                return Ok(());
-            }
-            if let Some(trouble) = trouble(&pod) {
-                progress.set(&format!("Waiting for {pod_name}: {trouble}"));
-                last = trouble;
-            }
-        }
-        Ok::<(), watcher::Error>(())
-    };
-    match tokio::time::timeout(timeout, waiting).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            Err(CliError::failure(format!("cannot watch the pod {pod_name}")).because(error))
-        }
-        Err(_) => Err(CliError::failure(format!(
-            "the virtual cluster {name} was not ready after {} s",
-            timeout.as_secs()
-        ))
-        .because(last)
-        .hint(format!(
-            "`kubectl describe pod {pod_name} -n {namespace}` shows why"
-        ))
-        .hint(format!("`coracle delete {name} -n {namespace}` removes it"))),
-    }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions
-            .into_iter()
-            .flatten()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-/// What keeps a pod from being ready, in a few words.
-fn trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let waiting = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .find_map(|container| {
-            let waiting = container.state.as_ref()?.waiting.as_ref()?;
-            let reason = waiting.reason.as_deref()?;
-            let message = waiting
-                .message
-                .as_deref()
-                .map_or(String::new(), |m| format!(": {m}"));
-            Some(format!("{} is {reason}{message}", container.name))
-        });
-    waiting.or_else(|| {
-        let scheduled = status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|c| c.type_ == "PodScheduled")?;
-        (scheduled.status == "False")
-            .then(|| scheduled.message.clone())
-            .flatten()
-    })
 }

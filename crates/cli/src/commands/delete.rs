@@ -11,11 +11,15 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use kube::api::{DeleteParams, PropagationPolicy};
+use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use serde_json::json;
 
-use super::removal::{anything_in, remove_all, remove_named, remove_optional, wait_gone};
+use super::removal::{
+    anything_in, remove_all, remove_classes, remove_named, remove_optional, wait_gone,
+};
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
+use crate::exported;
 use crate::grants;
 use crate::host::{Host, virtual_contexts};
 use crate::objects::is_absent;
@@ -59,6 +63,9 @@ impl Delete {
             .progress(&format!("Deleting virtual cluster {}", self.name));
         // First: the StatefulSet remembers where they are.
         remove_grants(environment, &host, &self.name, &remains).await?;
+        if self.keep_pvc {
+            keep_claim(&host, namespace, &self.name).await?;
+        }
         remove_set(&host, namespace, &self.name).await?;
         let deadline = Duration::from_secs(self.timeout);
         // The syncer must be gone before its objects are, or it would make
@@ -72,6 +79,11 @@ impl Delete {
             )
             .await?;
             progress.set(&format!("{pod} has ended; removing what it left"));
+            if remains.places.iter().any(|place| place == grants::CLUSTER) {
+                let none = ToHost::default();
+                remove_classes(&host, namespace, &self.name, &none).await?;
+            }
+            exported::remove_all(&host, namespace, &self.name, &remains.places).await?;
             remove_rest(&host, namespace, &self.name, self.keep_pvc).await
         };
         tokio::time::timeout(deadline, all)
@@ -186,6 +198,36 @@ async fn remove_grants(
         }
     }
     Ok(())
+}
+
+/// Has the host keep the claim, also where it was to go with the StatefulSet.
+async fn keep_claim(host: &Host, namespace: &str, name: &str) -> Result {
+    let failed = |error| from_kube("keep the claim")(error);
+    let parameters = PatchParams::default();
+    let retain =
+        json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}});
+    let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
+    let patched = sets
+        .patch(
+            &names::stateful_set(name),
+            &parameters,
+            &Patch::Merge(retain),
+        )
+        .await;
+    if let Err(error) = patched
+        && !is_absent(&error)
+    {
+        return Err(failed(error));
+    }
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(host.client.clone(), namespace);
+    let free = json!({"metadata": {"ownerReferences": null}});
+    let patched = claims
+        .patch(&names::data_claim(name), &parameters, &Patch::Merge(free))
+        .await;
+    match patched {
+        Err(error) if !is_absent(&error) => Err(failed(error)),
+        _ => Ok(()),
+    }
 }
 
 async fn remove_set(host: &Host, namespace: &str, name: &str) -> Result {

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::Environment;
 use crate::error::Result;
+use crate::expiry;
+use crate::host::{self, Host};
 use crate::output::{data, table};
 use crate::tenants::{self, Found};
 
@@ -53,8 +55,9 @@ impl List {
         let found = tenants::list(&host, self.namespace.as_deref()).await?;
         let current = environment.files()?.current_context()?.unwrap_or_default();
         let connected = |f: &Found| {
-            crate::host::virtual_contexts(&f.name, &f.namespace, &host.context).contains(&current)
+            host::virtual_contexts(&f.name, &f.namespace, &host.context).contains(&current)
         };
+        self.warn(environment, &host, &found)?;
         match self.output {
             Format::Json | Format::Yaml => {
                 let items: Vec<Value> = found.iter().map(|f| to_value(f, connected(f))).collect();
@@ -73,7 +76,7 @@ impl List {
                 let wide = self.output == Format::Wide;
                 let mut header = vec!["NAME", "NAMESPACE", "STATUS", "CONNECTED"];
                 if wide {
-                    header.extend(["IMAGE", "HOST"]);
+                    header.extend(["KUBERNETES", "IMAGE", "HOST"]);
                 }
                 header.push("AGE");
                 let rows: Vec<Vec<String>> = found
@@ -86,7 +89,8 @@ impl List {
                             if connected(f) { "True" } else { "" }.to_owned(),
                         ];
                         if wide {
-                            row.extend([image(f), host.context.clone()]);
+                            let version = f.kubernetes_version().to_owned();
+                            row.extend([version, image(f), host.context.clone()]);
                         }
                         row.push(age(f));
                         row
@@ -99,12 +103,39 @@ impl List {
     }
 }
 
+impl List {
+    /// Tells of credentials in the kubeconfig that run out.
+    fn warn(&self, environment: &Environment, host: &Host, found: &[Found]) -> Result {
+        let kubeconfig = environment.files()?.read()?;
+        let users = kubeconfig["users"].as_array();
+        for one in found {
+            let contexts = host::virtual_contexts(&one.name, &one.namespace, &host.context);
+            for user in users.into_iter().flatten() {
+                let name = user["name"].as_str().unwrap_or_default();
+                if !contexts.iter().any(|context| context == name) {
+                    continue;
+                }
+                let end = expiry::of_user(&user["user"]);
+                let warning = end.and_then(|end| expiry::warning(name, end, Timestamp::now()));
+                if let Some(warning) = warning {
+                    environment.output.hint(&format!(
+                        "{warning}: `coracle connect {} -n {}` renews them",
+                        one.name, one.namespace
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn to_value(found: &Found, connected: bool) -> Value {
     json!({
         "name": found.name,
         "namespace": found.namespace,
         "status": found.status(),
         "image": image(found),
+        "kubernetesVersion": found.kubernetes_version(),
         "created": found.set.metadata.creation_timestamp,
         "connected": connected,
     })

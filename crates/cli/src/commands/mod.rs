@@ -2,14 +2,19 @@
 //! is its help.
 
 pub mod connect;
+pub mod convert;
 pub mod create;
+pub mod debug;
 pub mod delete;
+pub mod describe;
 pub mod disconnect;
 pub mod host;
 pub mod list;
 pub mod pause;
-mod removal;
+pub mod removal;
 pub mod roles;
+pub mod schema;
+pub mod upgrade;
 
 use std::path::PathBuf;
 

@@ -10,9 +10,10 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use super::{Environment, create, removal};
+use super::{Environment, removal};
 use crate::error::{CliError, Result, from_kube};
 use crate::host::Host;
+use crate::ready;
 use crate::tenants::{self, Found};
 
 /// Stop a virtual cluster and its workloads; its data stays
@@ -142,7 +143,7 @@ pub async fn resume(
         .output
         .progress(&format!("Resuming virtual cluster {}", found.name));
     scale(host, found, 1).await?;
-    create::wait_ready(host, &found.name, &found.namespace, timeout, &mut progress).await?;
+    ready::wait_ready(host, &found.name, &found.namespace, timeout, &mut progress).await?;
     drop(progress);
     environment
         .output

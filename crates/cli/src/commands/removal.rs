@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -44,6 +46,26 @@ pub async fn remove_optional(host: &Host, namespace: &str, name: &str, chosen: &
     Ok(())
 }
 
+/// Removes the classes that came to the host of kinds that flow only by choice,
+/// unless the choice is made. They lie in no namespace, so nothing owns them.
+///
+/// # Errors
+/// As the host answers.
+pub async fn remove_classes(host: &Host, namespace: &str, name: &str, chosen: &ToHost) -> Result {
+    let synced = format!(
+        "{}={name},{}={namespace}",
+        marks::MANAGED_BY,
+        marks::HOST_NAMESPACE
+    );
+    if !chosen.priority_classes.enabled {
+        remove_from::<PriorityClass>(Api::all(host.client.clone()), &synced).await?;
+    }
+    if !chosen.storage_classes.enabled {
+        remove_from::<StorageClass>(Api::all(host.client.clone()), &synced).await?;
+    }
+    Ok(())
+}
+
 /// A namespaced kind.
 pub trait Kind:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -70,8 +92,18 @@ impl<K> Kind for K where
 /// # Errors
 /// As the host answers.
 pub async fn remove_all<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
+    remove_from(
+        Api::<K>::namespaced(host.client.clone(), namespace),
+        selector,
+    )
+    .await
+}
+
+async fn remove_from<K>(api: Api<K>, selector: &str) -> Result
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
     let doing = format!("delete the virtual cluster's {}", K::plural(&()));
-    let api: Api<K> = Api::namespaced(host.client.clone(), namespace);
     let list = match api
         .list_metadata(&ListParams::default().labels(selector))
         .await

@@ -71,7 +71,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Removes what an earlier configuration showed inside and this one does not.
 pub(crate) async fn sweep(syncer: Arc<Syncer>, stop: CancellationToken) {
     for kind in CLASSES {
-        if syncer.inside.cache(*kind).is_some() {
+        if Kind::imported(&syncer.translator.config).contains(kind) {
             continue;
         }
         while let Err(error) = remove_all(&syncer, *kind).await {

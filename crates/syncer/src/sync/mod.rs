@@ -4,6 +4,7 @@
 
 pub(crate) mod aliases;
 pub(crate) mod claims;
+pub(crate) mod classes;
 pub(crate) mod data;
 pub(crate) mod endpoints;
 pub(crate) mod events;
@@ -52,6 +53,23 @@ pub(crate) async fn create_on_host(
     Ok(Some(present))
 }
 
+/// Creates the host class, which lies in no namespace, as `create_on_host` does.
+pub(crate) async fn create_class_on_host(
+    syncer: &Syncer,
+    kind: Kind,
+    name: &VirtualName,
+    desired: &Value,
+) -> Result<Option<Value>, ApiError> {
+    let ours = |host: &Value| {
+        let found = syncer.translator.our_class(kind.resource().kind, host);
+        found.as_ref() == Some(name)
+    };
+    match create_unless_taken(syncer, kind, desired, ours).await? {
+        Created::New(_) => Ok(None),
+        Created::Present(present) => Ok(Some(present)),
+    }
+}
+
 /// How a host object came to be there.
 enum Created {
     /// Just now.
@@ -75,7 +93,7 @@ async fn create_unless_taken(
         Err(error) => return Err(error),
     }
     let host_name = object::name(desired);
-    let namespace = syncer.translator.host_namespace.as_str();
+    let namespace = object::namespace(desired);
     let Some(present) = syncer
         .host
         .cluster
@@ -90,7 +108,7 @@ async fn create_unless_taken(
             code: 422,
             reason: "Invalid".into(),
             message: format!(
-                "the host namespace already has a {} {host_name:?} that does not belong to this virtual cluster; \
+                "the host already has a {} {host_name:?} that does not belong to this virtual cluster; \
                  it is left alone, so this object cannot be synced under its name",
                 resource.kind
             ),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{
-    create_on_host, data, delete_inside, delete_on_host, events, nodes, set_status, tokens,
+    classes, create_on_host, data, delete_inside, delete_on_host, events, nodes, set_status, tokens,
 };
 use crate::api::ApiError;
 use crate::engine::Syncer;
@@ -87,6 +87,11 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
     if data::lacks_root_ca(syncer, inside) {
         return Ok(Outcome::Again(ROOT_CA_PAUSE));
     }
+    if let Some(found) = syncer.translator.pod_violations(inside) {
+        events::warn(syncer, inside, "SyncError", &found).await;
+        return Ok(Outcome::Done);
+    }
+    classes::ensure_priority(syncer, inside).await?;
     // First what it needs, or its kubelet would look for it in vain and say so.
     tokio::try_join!(
         data::ensure(syncer, inside),
@@ -173,7 +178,10 @@ async fn update(syncer: &Syncer, inside: &Value, host: &Value) -> Result<Outcome
     if let Some(updated) = t.pod_update(&host, &translated.pod) {
         host = std::borrow::Cow::Owned(cluster.update(resource, "", &updated).await?);
     }
-    if let Some(updated) = t.ephemeral_update(&host, inside, &context) {
+    // Its own containers were looked at when it was created, and stay.
+    if let Some(found) = t.pod_violations(inside) {
+        events::warn(syncer, inside, "SyncError", &found).await;
+    } else if let Some(updated) = t.ephemeral_update(&host, inside, &context) {
         host = std::borrow::Cow::Owned(
             cluster
                 .update(resource, "ephemeralcontainers", &updated)

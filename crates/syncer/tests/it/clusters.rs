@@ -12,7 +12,7 @@ use coracle_config::Config;
 use coracle_machinery::object;
 use coracle_pki::{CertificateAuthority, KeyCert, TokenSigner};
 use coracle_store::SqliteStore;
-use coracle_syncer::{KubeletConfig, SyncerConfig};
+use coracle_syncer::{KubeletConfig, Published, SyncerConfig};
 use http::{Method, Request};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -177,6 +177,8 @@ pub struct World {
     pub inside: Cluster,
     pub authority: CertificateAuthority,
     pub config: Config,
+    /// Names of further secrets with a kubeconfig.
+    pub additional: Vec<String>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
@@ -191,6 +193,7 @@ impl World {
             .await,
             authority: CertificateAuthority::generate("test").unwrap(),
             config: Config::default(),
+            additional: Vec::new(),
             running: None,
         };
         let host = &world.host;
@@ -261,7 +264,15 @@ impl World {
                 key_pem,
                 client_ca_pem: self.authority.cert_pem().to_owned(),
             },
-            published: BTreeMap::from([("vc-vc".to_owned(), secret)]),
+            published: std::iter::once(("vc-vc", false))
+                .chain(self.additional.iter().map(|name| (name.as_str(), true)))
+                .map(|(name, additional)| Published {
+                    name: name.to_owned(),
+                    namespace: "demo".into(),
+                    additional,
+                    data: secret.clone(),
+                })
+                .collect(),
         };
         let stop = CancellationToken::new();
         let syncer = coracle_syncer::run(config, stop.clone());

@@ -10,3 +10,4 @@ mod nodes;
 mod objects;
 mod ownership;
 mod pods;
+mod policies;

@@ -154,6 +154,16 @@ fn words() -> Vec<Case> {
             2,
             &["--all-namespaces", "--namespace", "--help"],
         ),
+        case(
+            "coracle create a --kubernetes-version 1.20",
+            2,
+            &["1.20", "v1.36.2", "--help"],
+        ),
+        case(
+            "coracle create a --distro k3s",
+            2,
+            &["\"k3s\"", "k8s is built in", "--help"],
+        ),
         case("coracle host up --port 0", 2, &["--port", "--help"]),
         case(
             "coracle connect taken --print -- true",
@@ -194,7 +204,7 @@ fn values(world: &World) -> Result<Vec<Case>> {
     file(
         "later.yaml",
         "sync: {toHost: {namespaces: {enabled: true}}}\n",
-        &["later.yaml: sync.toHost.namespaces: this version does not support it"],
+        &["later.yaml: sync.toHost.namespaces: not supported: "],
     )?;
     let binary = world.work_dir.join("binary.yaml");
     std::fs::write(&binary, [0xff, 0xfe, 0, 1, 2]).map_err(|e| e.to_string())?;
@@ -203,6 +213,16 @@ fn values(world: &World) -> Result<Vec<Case>> {
             format!("coracle create a -f {}", binary.display()),
             2,
             &["binary.yaml"],
+        ),
+        case(
+            "coracle convert -f /nonexistent/values.yaml",
+            2,
+            &["/nonexistent/values.yaml", "No such file"],
+        ),
+        case(
+            "echo 'mapServises: {}' | coracle convert",
+            2,
+            &["-: mapServises: unknown key"],
         ),
         case(
             "coracle create a -f /nonexistent/values.yaml",
@@ -337,6 +357,21 @@ fn names() -> Vec<Case> {
             "coracle connect absent",
             1,
             &["there is no virtual cluster \"absent\"", "input/taken"],
+        ),
+        case(
+            "coracle upgrade absent",
+            1,
+            &["there is no virtual cluster \"absent\"", "input/taken"],
+        ),
+        case(
+            "coracle describe absent",
+            1,
+            &["there is no virtual cluster \"absent\"", "input/taken"],
+        ),
+        case(
+            "coracle debug taken -o /nonexistent/file.tar.gz",
+            1,
+            &["cannot write /nonexistent/file.tar.gz", "-o"],
         ),
         case(
             "coracle connect taken -n default",

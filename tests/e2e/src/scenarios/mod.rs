@@ -1,6 +1,7 @@
 //! The scenarios, in the order in which they run.
 
 mod balancer;
+mod choices;
 mod custom;
 mod faults;
 mod helm;
@@ -17,6 +18,7 @@ mod nodes;
 mod operator;
 mod pages;
 mod removal;
+mod settings;
 mod storage;
 mod tenant;
 mod throwaway;
@@ -41,6 +43,8 @@ pub const ALL: &[Scenario] = &[
     ("input", input::wrong_input),
     ("kubeconfig", kubeconfig::entries_and_commands),
     ("removal", removal::deletes_cut_short),
+    ("settings", settings::changed_in_place),
+    ("choices", choices::beyond_the_usual),
     ("pages", pages::tell_the_truth),
     ("load-balancer", balancer::addresses),
     ("tutorial-ingress", ingress::reused_controller),

@@ -1,9 +1,9 @@
 //! The baseline level: nothing that is known to reach the node.
 
-use coracle_machinery::object;
 use serde_json::Value;
 
 use super::{Check, Violation, by_containers, containers, named, plural};
+use crate::object;
 
 /// Checks of both levels, by upstream's names and in their order.
 pub(super) const CHECKS: &[(&str, Check)] = &[

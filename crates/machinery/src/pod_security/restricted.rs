@@ -1,10 +1,10 @@
 //! The restricted level: current good practice for hardening pods.
 
-use coracle_machinery::object;
 use serde_json::Value;
 
 use super::baseline::adding;
 use super::{Check, Violation, by_containers, containers, named, plural};
+use crate::object;
 
 /// Checks of this level alone, by upstream's names and in their order.
 pub(super) const CHECKS: &[(&str, Check)] = &[

@@ -1,0 +1,189 @@
+//! What a virtual cluster may be set to sync and to bound beyond the usual, on
+//! a host with real containers.
+
+use crate::virtual_cluster::VirtualCluster;
+use crate::world::{Result, World, ensure, has};
+
+/// The host namespace, and another that is somebody's.
+const NAMESPACE: &str = "e2e-choices";
+const OTHER: &str = "e2e-choices-other";
+
+const VALUES: &str = "
+sync:
+  toHost:
+    priorityClasses: {enabled: true}
+    storageClasses: {enabled: true}
+    serviceAccounts: {enabled: true}
+    podDisruptionBudgets: {enabled: true}
+  fromHost:
+    ingressClasses: {enabled: true}
+    runtimeClasses: {enabled: true}
+policies:
+  podSecurityStandard: baseline
+exportKubeConfig:
+  additionalSecrets:
+  - {name: handed-over, namespace: e2e-choices-other, server: 'https://choosy.e2e-choices.svc:443'}
+controlPlane:
+  proxy: {extraSANs: [choosy.example]}
+  service: {spec: {type: NodePort}}
+";
+
+const CLASSES: &str = "
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: e2e-choices}
+spec: {controller: example.com/none}
+---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: e2e-choices}
+handler: runc
+";
+
+const INSIDE: &str = "
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: urgent}
+value: 1000
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: worker}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: worker}
+spec: {minAvailable: 1, selector: {matchLabels: {app: worker}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: worker, labels: {app: worker}}
+spec:
+  serviceAccountName: worker
+  priorityClassName: urgent
+  containers:
+  - {name: worker, image: nginx, imagePullPolicy: IfNotPresent}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: intruder}
+spec:
+  containers:
+  - {name: intruder, image: nginx, imagePullPolicy: IfNotPresent, securityContext: {privileged: true}}
+";
+
+const VOLUME: &str = "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: own}
+provisioner: coracle.dev/local-path
+volumeBindingMode: WaitForFirstConsumer
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: own}
+spec: {storageClassName: own, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: writer}
+spec:
+  containers:
+  - {name: writer, image: nginx, imagePullPolicy: IfNotPresent, volumeMounts: [{name: v, mountPath: /v}]}
+  volumes:
+  - {name: v, persistentVolumeClaim: {claimName: own}}
+";
+
+/// Every choice of [`VALUES`] at once.
+pub fn beyond_the_usual(world: &World) -> Result {
+    world.kubectl(&format!("create namespace {OTHER}"))?;
+    world.apply(CLASSES)?;
+    let values = world.file("choices.yaml", VALUES)?;
+    let cluster = VirtualCluster::create(
+        world,
+        "choosy",
+        NAMESPACE,
+        &format!("-f {}", values.display()),
+    )?;
+    let inside = &cluster.inside;
+    for class in ["ingressclass", "runtimeclass"] {
+        inside.eventually("a class of the host", || {
+            inside.kubectl(&format!("get {class} e2e-choices"))
+        })?;
+    }
+    inside.apply(INSIDE)?;
+    inside.kubectl("wait pod worker --for condition=Ready --timeout 60s")?;
+    on_the_host(world)?;
+    inside.eventually("the pod below the standard is told why", || {
+        has(
+            &inside.kubectl("get events --field-selector involvedObject.name=intruder")?,
+            "violates PodSecurity \"baseline:latest\"",
+        )
+    })?;
+    ensure(
+        world
+            .try_kubectl(&format!(
+                "get pod intruder-x-default-x-choosy -n {NAMESPACE}"
+            ))
+            .code
+            != 0,
+        "a privileged pod got to the host",
+    )?;
+    if world.own_host() {
+        inside.apply(VOLUME)?;
+        inside.kubectl("wait pod writer --for condition=Ready --timeout 60s")?;
+        let class = "-o jsonpath={.spec.storageClassName}";
+        let own = inside.kubectl(&format!("get pvc own {class}"))?;
+        ensure(own == "own", &own)?;
+    }
+    reached(world, &cluster)?;
+    cluster.delete()?;
+    let left = world.kubectl(
+        "get priorityclasses,storageclasses,secrets,roles -A -o name \
+         -l coracle.dev/host-namespace=e2e-choices",
+    )?;
+    ensure(left.is_empty(), &format!("left on the host: {left}"))?;
+    world.kubectl("delete ingressclass,runtimeclass e2e-choices")?;
+    world.kubectl(&format!("delete namespace {OTHER}"))?;
+    Ok(())
+}
+
+fn on_the_host(world: &World) -> Result {
+    let class = "coracle-urgent-x-e2e-choices-x-choosy";
+    let value = world.kubectl(&format!("get priorityclass {class} -o jsonpath={{.value}}"))?;
+    ensure(value == "1000", &value)?;
+    let name = "worker-x-default-x-choosy";
+    let pod = world.kubectl(&format!(
+        "get pod {name} -n {NAMESPACE} -o \
+         jsonpath={{.spec.priorityClassName}}/{{.spec.serviceAccountName}}/{{.spec.priority}}"
+    ))?;
+    ensure(pod == format!("{class}/{name}/1000"), &pod)?;
+    world.kubectl(&format!("get pdb {name} -n {NAMESPACE}"))?;
+    Ok(())
+}
+
+/// The secret in the other namespace, the node port and the further name in the
+/// certificate lead to it.
+fn reached(world: &World, cluster: &VirtualCluster<'_>) -> Result {
+    let config = world.script(&format!(
+        "kubectl get secret handed-over -n {OTHER} -o jsonpath={{.data.config}} | base64 -d"
+    ))?;
+    has(&config, "https://choosy.e2e-choices.svc:443")?;
+    cluster
+        .inside
+        .kubectl("get namespaces --tls-server-name choosy.example")?;
+    let refused = cluster
+        .inside
+        .try_kubectl("get namespaces --tls-server-name other.example");
+    has(&refused.err, "other.example")?;
+    let port = world.kubectl(&format!(
+        "get service choosy -n {NAMESPACE} -o jsonpath={{.spec.ports[0].nodePort}}"
+    ))?;
+    let node = world.kubectl(&format!(
+        "get pod choosy-0 -n {NAMESPACE} -o jsonpath={{.status.hostIP}}"
+    ))?;
+    cluster.inside.kubectl(&format!(
+        "get namespaces --server https://{node}:{port} --tls-server-name choosy.example"
+    ))?;
+    Ok(())
+}
