@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::api::Delete;
+use crate::api::{Api, Delete};
 use crate::claim::claim;
 use crate::context::{
     Context, Task, Written, enqueue_owner, enqueue_self, next, plus_seconds, until,
@@ -120,23 +120,8 @@ impl Controller {
 
     /// Lets pods go.
     async fn release(&self, pods: impl Iterator<Item = &Arc<Pod>>) -> Result<(), Error> {
-        for pod in pods.filter(|pod| pod.metadata.has_finalizer(TRACKING)) {
-            let meta = &pod.metadata;
-            let others: Vec<&String> = meta
-                .finalizers
-                .iter()
-                .filter(|name| *name != TRACKING)
-                .collect();
-            let patch = json!({"metadata": {
-                "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": others,
-            }});
-            let (namespace, name) = (&meta.namespace, &meta.name);
-            found(
-                self.context
-                    .api
-                    .patch(Pod::RESOURCE, namespace, name, "", &patch)
-                    .await,
-            )?;
+        for pod in pods {
+            release(&self.context.api, pod).await?;
         }
         Ok(())
     }
@@ -158,6 +143,14 @@ impl Controller {
         }
         let meta = &job.metadata;
         let template = template(job.spec.template.as_deref())?;
+        let labels = template["metadata"]["labels"].clone();
+        let labels = serde_json::from_value(labels).unwrap_or_default();
+        if !selector::matches(&job.spec.selector, &labels) {
+            // The server refuses such a job: one of before is not worked on.
+            let message = "the selector does not match the labels of the template".to_owned();
+            self.record(job, Severity::Warning, "FailedCreate", message);
+            return Ok(());
+        }
         let owner = controller_reference(Job::RESOURCE, meta);
         let count = plan.create.len().min(BURST);
         let (template, owner) = (&template, &owner);
@@ -335,6 +328,60 @@ fn status_patch(status: &JobStatus) -> Value {
         },
         "conditions": if conditions.is_empty() { Value::Null } else { conditions.into() },
     })
+}
+
+/// Registers the controller that lets pods go whose job is not theirs any more:
+/// it was deleted, or made anew, or no longer matches them.
+pub(crate) fn start_orphans(context: &Context) -> Task {
+    let queue = Queue::new();
+    let (jobs, pods) = (context.store::<Job>(), context.store::<Pod>());
+    {
+        let queue = queue.clone();
+        pods.subscribe(move |change| {
+            if let Some(pod) = change
+                .new
+                .filter(|pod| pod.metadata.has_finalizer(TRACKING))
+            {
+                queue.add(pod.metadata.key());
+            }
+        });
+    }
+    let api = context.api.clone();
+    context.work("job-orphan-controller", 1, queue, move |key| {
+        let (api, jobs, pods) = (api.clone(), jobs.clone(), pods.clone());
+        async move {
+            let Some(pod) = pods.by_key(&key) else {
+                return Ok(Next::Wait);
+            };
+            let owned = pod.metadata.controller().is_some_and(|owner| {
+                let job = jobs.by_key(&Key::new(&key.namespace, &owner.name));
+                // A job that is gone lets its pods go itself.
+                owner.kind == "Job" && job.is_none_or(|job| job.metadata.uid == owner.uid)
+            });
+            if !owned {
+                release(&api, &pod).await?;
+            }
+            Ok(Next::Wait)
+        }
+    })
+}
+
+/// Lets a pod go.
+async fn release(api: &Api, pod: &Pod) -> Result<(), Error> {
+    let meta = &pod.metadata;
+    if !meta.has_finalizer(TRACKING) {
+        return Ok(());
+    }
+    let others: Vec<&String> = meta
+        .finalizers
+        .iter()
+        .filter(|name| *name != TRACKING)
+        .collect();
+    let patch = json!({"metadata": {
+        "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": others,
+    }});
+    let patched = api.patch(Pod::RESOURCE, &meta.namespace, &meta.name, "", &patch);
+    found(patched.await).map(drop)
 }
 
 /// Registers the controller that removes finished jobs after their time.

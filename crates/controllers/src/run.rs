@@ -88,6 +88,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("statefulset", statefulset::start),
     ("daemonset", daemonset::start),
     ("job", job::start),
+    ("job-orphan", job::start_orphans),
     ("ttl-after-finished-controller", job::start_ttl),
     ("cronjob", cronjob::start),
     ("disruption", disruption::start),

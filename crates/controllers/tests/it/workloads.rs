@@ -181,3 +181,32 @@ async fn daemons_run_on_every_node() {
         .await;
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_pod_that_its_job_lost_may_go() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let mut pod = template("v1");
+    pod["spec"]["restartPolicy"] = json!("Never");
+    let job = json!({"metadata": {"name": "work"}, "spec": {"template": pod}});
+    cluster.create(jobs, job).await;
+    let tracked = |pod: &Value| {
+        let finalizers = pod["metadata"]["finalizers"].to_string();
+        finalizers.contains("batch.kubernetes.io/job-tracking")
+    };
+    cluster.until_all(PODS, 1, tracked).await;
+    let name = cluster.list(PODS).await[0]["metadata"]["name"].clone();
+    let first = format!("{PODS}/{}", name.as_str().unwrap());
+    let label = json!({"metadata": {"labels": {"batch.kubernetes.io/controller-uid": "other"}}});
+    cluster.patch(&first, label).await;
+    cluster
+        .until(&first, |pod| {
+            pod.as_ref()
+                .is_ok_and(|pod| !tracked(pod) && pod["metadata"]["ownerReferences"].is_null())
+        })
+        .await;
+    // The job has made another one.
+    cluster.until_all(PODS, 2, |_| true).await;
+    cluster.stop().await;
+}

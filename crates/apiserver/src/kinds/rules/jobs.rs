@@ -1,13 +1,14 @@
 //! The rules of Jobs and CronJobs.
 
 use coracle_machinery::object::{child_map, name, uid};
+use coracle_machinery::selector::LabelSelector;
 use coracle_machinery::{FieldError, FieldPath};
 use serde_json::{Map, Value, json};
 
 use super::workloads::pod_template;
 use super::{
     Errors, default_field, each_mut, immutable, map_mut, non_negative, one_of, pod_defaults,
-    spec_mut, str_at,
+    selectors, spec_mut, str_at,
 };
 use crate::kind::{Propagation, Strategy};
 
@@ -44,9 +45,7 @@ impl Strategy for Job {
     fn validate(&self, object: &Value) -> Errors {
         let mut errors = Vec::new();
         let path = FieldPath::new("spec");
-        if !object["spec"]["selector"].is_object() {
-            errors.push(FieldError::required(&path.child("selector"), ""));
-        }
+        selector(&mut errors, &object["spec"], &path);
         job_spec(&mut errors, &object["spec"], &path);
         errors
     }
@@ -174,6 +173,25 @@ fn generate_selector(object: &mut Value) {
         "batch.kubernetes.io/controller-uid".into(),
         uid.as_str().into(),
     );
+}
+
+/// A job that did not find its own pods would make new ones without end.
+fn selector(errors: &mut Errors, spec: &Value, path: &FieldPath) {
+    let at = path.child("selector");
+    let selector = &spec["selector"];
+    if !selector.is_object() {
+        errors.push(FieldError::required(&at, ""));
+        return;
+    }
+    selectors::label_selector(errors, selector, &at);
+    let labels = &spec["template"]["metadata"]["labels"];
+    if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches(labels)) {
+        errors.push(FieldError::invalid(
+            &path.child("template").child("metadata").child("labels"),
+            labels.clone(),
+            "`selector` does not match template `labels`",
+        ));
+    }
 }
 
 fn job_spec(errors: &mut Errors, spec: &Value, path: &FieldPath) {
@@ -422,6 +440,16 @@ mod tests {
         );
         assert_eq!(job["spec"]["backoffLimit"], 6);
         assert!(Job.validate(&job).is_empty(), "{:?}", Job.validate(&job));
+        // What the user adds to the selector has to be on the pods.
+        let mut other = job.clone();
+        other["spec"]["selector"]["matchLabels"]["a"] = json!("b");
+        let errors = Job.validate(&other);
+        assert_eq!(errors.len(), 1);
+        assert!(
+            errors[0]
+                .to_string()
+                .ends_with("`selector` does not match template `labels`")
+        );
         let mut changed = job.clone();
         changed["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
         assert_eq!(Job.validate_update(&changed, &job).len(), 1);
