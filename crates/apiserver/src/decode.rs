@@ -1,9 +1,10 @@
 //! From the bytes of a request to an object of the resource.
 
 use coracle_machinery::object::text;
-use coracle_machinery::schema::{FieldValidation, Schema, decode, decode_value};
-use coracle_machinery::{ApiError, GroupVersionKind, protobuf};
+use coracle_machinery::schema::{FieldValidation, Schema, decode, decode_reported, decode_value};
+use coracle_machinery::{ApiError, GroupVersionKind, Reason, protobuf};
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
 
 use crate::negotiate::ContentType;
 
@@ -28,8 +29,8 @@ pub fn object(
 ) -> Result<Value, ApiError> {
     let decoded = match form {
         ContentType::Yaml | ContentType::Apply => {
-            let value = yaml(bytes)?;
-            decode_value(value, schema, validation)?
+            let (value, reports) = yaml(bytes)?;
+            decode_reported(value, schema, validation, reports)?
         }
         ContentType::Protobuf => {
             let value = protobuf::decode_request(bytes)?;
@@ -41,29 +42,98 @@ pub fn object(
     Ok(decoded.object)
 }
 
-/// Reads YAML, of which JSON is a part.
+/// Reads the configuration of a server-side apply. Unlike elsewhere an unknown
+/// field is an error, whatever the validation of fields.
+///
+/// # Errors
+/// `BadRequest`; for unknown fields that of upstream's typed conversion.
+pub fn configuration(
+    bytes: &[u8],
+    schema: &Schema,
+    validation: FieldValidation,
+    warn: &dyn Fn(String),
+) -> Result<Value, ApiError> {
+    let (value, reports) = yaml(bytes)?;
+    if validation == FieldValidation::Strict && !reports.is_empty() {
+        let why = format!("error strict decoding YAML: {}", reports.join(", "));
+        return Err(ApiError::bad_request(why));
+    }
+    let decoded = decode_value(value, Some(schema), FieldValidation::Warn)?;
+    let unknown: Vec<String> = decoded
+        .warnings
+        .iter()
+        .filter_map(|report| report.strip_prefix("unknown field \"")?.strip_suffix('"'))
+        .map(|path| format!(".{path}: field not declared in schema"))
+        .collect();
+    if !unknown.is_empty() {
+        return Err(not_typed(&decoded.object, &unknown));
+    }
+    if validation == FieldValidation::Warn {
+        reports.into_iter().for_each(warn);
+    }
+    Ok(decoded.object)
+}
+
+fn not_typed(object: &Value, faults: &[String]) -> ApiError {
+    let (namespace, name) = (
+        text(object, "/metadata/namespace"),
+        text(object, "/metadata/name"),
+    );
+    let (version, kind) = (text(object, "/apiVersion"), text(object, "/kind"));
+    let faults = match faults {
+        [only] => only.clone(),
+        all => format!("errors:\n  {}", all.join("\n  ")),
+    };
+    ApiError::new(
+        Reason::Unknown,
+        format!(
+            "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): \
+             {faults}"
+        ),
+    )
+}
+
+/// Reads YAML, of which JSON is a part, with reports of keys that occur twice:
+/// the last one counts.
 ///
 /// # Errors
 /// `BadRequest`.
-fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+fn yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     // Most clients send JSON here, and serde_json is much quicker.
     if bytes.first() == Some(&b'{')
         && let Ok(value) = serde_json::from_slice(bytes)
     {
-        return Ok(value);
+        return Ok((value, Vec::new()));
     }
     let bad = |why: String| ApiError::bad_request(format!("error converting YAML to JSON: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        budget: serde_saphyr::budget! {
-            max_aliases: MAX_YAML_ALIASES,
-            max_anchors: MAX_YAML_ALIASES,
-            max_nodes: MAX_YAML_NODES,
-            max_documents: 1,
-        },
+    let read = |duplicates: DuplicateKeyPolicy| {
+        let options = serde_saphyr::options! {
+            strict_booleans: true,
+            duplicate_keys: duplicates,
+            budget: serde_saphyr::budget! {
+                max_aliases: MAX_YAML_ALIASES,
+                max_anchors: MAX_YAML_ALIASES,
+                max_nodes: MAX_YAML_NODES,
+                max_documents: 1,
+            },
+        };
+        serde_saphyr::from_str_with_options::<Value>(text, options)
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| bad(e.to_string()))
+    let error = match read(DuplicateKeyPolicy::Error) {
+        Ok(value) => return Ok((value, Vec::new())),
+        Err(error) => error,
+    };
+    let serde_saphyr::Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
+        return Err(bad(error.to_string()));
+    };
+    let report = format!(
+        "yaml: unmarshal errors:\n  line {}: key {:?} already set in map",
+        location.line(),
+        key.as_deref().unwrap_or_default()
+    );
+    let value = read(DuplicateKeyPolicy::LastWins).map_err(|e| bad(e.to_string()))?;
+    Ok((value, vec![report]))
 }
 
 /// Reads a JSON body without a schema.
@@ -72,6 +142,15 @@ fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
 /// `BadRequest`.
 pub fn value(bytes: &[u8]) -> Result<Value, ApiError> {
     Ok(decode(bytes, None, FieldValidation::Ignore)?.object)
+}
+
+/// As `value`, with reports of fields that occur twice: the last one counts.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn reported_value(bytes: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+    let decoded = decode(bytes, None, FieldValidation::Warn)?;
+    Ok((decoded.object, decoded.warnings))
 }
 
 /// Checks that an object is of a kind; an absent `apiVersion` or `kind` is

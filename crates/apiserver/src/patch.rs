@@ -3,9 +3,9 @@
 use coracle_machinery::apply::{ApplyOptions, apply};
 use coracle_machinery::object::text;
 use coracle_machinery::patch::{json_patch, merge_patch, strategic_merge_patch};
-use coracle_machinery::schema::{Schema, decode_value};
+use coracle_machinery::schema::{Schema, decode_reported};
 use coracle_machinery::{ApiError, Reason};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::decode;
 use crate::negotiate::ContentType;
@@ -18,7 +18,12 @@ use crate::write::options::WriteOptions;
 pub(crate) struct Patch {
     form: Form,
     schema: Option<Schema>,
+    /// What is wrong with its text, though it can be applied.
+    reports: Vec<String>,
 }
+
+/// The most names in a JSON patch that are reported.
+const MAX_REPORTS: usize = 100;
 
 enum Form {
     Json(Vec<u8>),
@@ -47,7 +52,7 @@ impl Patch {
         }
         let known = schema.clone().ok_or_else(unsupported)?;
         let validation = options.field_validation;
-        let mut config = decode::object(bytes, form, Some(&known), validation, warn)?;
+        let mut config = decode::configuration(bytes, &known, validation, warn)?;
         if text(&config, "/apiVersion").is_empty() || text(&config, "/kind").is_empty() {
             return Err(ApiError::bad_request(
                 "apiVersion and kind must be set in an applied configuration",
@@ -57,6 +62,7 @@ impl Patch {
         Ok(Self {
             form: Form::Apply(config, known),
             schema,
+            reports: Vec::new(),
         })
     }
 
@@ -108,18 +114,28 @@ impl Patch {
         bytes: &[u8],
         schema: Option<Schema>,
     ) -> Result<Self, ApiError> {
+        let mut reports = Vec::new();
         let form = match form {
-            ContentType::JsonPatch => Form::Json(bytes.to_vec()),
-            ContentType::MergePatch => Form::Merge(map(bytes)?),
+            ContentType::JsonPatch => {
+                reports = unknown_in_operations(bytes);
+                Form::Json(bytes.to_vec())
+            }
+            ContentType::MergePatch => Form::Merge(map(bytes, &mut reports)?),
             ContentType::StrategicMergePatch => match &schema {
-                Some(schema) if !schema.is_custom() => Form::Strategic(map(bytes)?, schema.clone()),
+                Some(schema) if !schema.is_custom() => {
+                    Form::Strategic(map(bytes, &mut reports)?, schema.clone())
+                }
                 _ => return Err(unsupported()),
             },
             ContentType::Apply | ContentType::Json | ContentType::Yaml | ContentType::Protobuf => {
                 return Err(unsupported());
             }
         };
-        Ok(Self { form, schema })
+        Ok(Self {
+            form,
+            schema,
+            reports,
+        })
     }
 
     /// The patched object, decoded by the schema.
@@ -142,7 +158,8 @@ impl Patch {
                 return apply(Some(current), config, schema, &options);
             }
         };
-        let decoded = decode_value(patched, self.schema.as_ref(), options.field_validation)?;
+        let (schema, validation) = (self.schema.as_ref(), options.field_validation);
+        let decoded = decode_reported(patched, schema, validation, self.reports.clone())?;
         decoded.warnings.into_iter().for_each(warn);
         Ok(decoded.object)
     }
@@ -158,8 +175,26 @@ fn apply_options(config: &Value, options: &WriteOptions, subresource: &str) -> A
     }
 }
 
-fn map(bytes: &[u8]) -> Result<Value, ApiError> {
-    let value = decode::value(bytes)?;
+/// Reports of names in the operations of a JSON patch that say nothing.
+fn unknown_in_operations(bytes: &[u8]) -> Vec<String> {
+    let operations: Vec<Map<String, Value>> = serde_json::from_slice(bytes).unwrap_or_default();
+    let mut reports = Vec::new();
+    for (index, operation) in operations.iter().enumerate() {
+        for name in operation.keys() {
+            if !matches!(name.as_str(), "op" | "path" | "from" | "value") {
+                reports.push(format!("json patch unknown field \"[{index}].{name}\""));
+            }
+            if reports.len() == MAX_REPORTS {
+                return reports;
+            }
+        }
+    }
+    reports
+}
+
+fn map(bytes: &[u8], reports: &mut Vec<String>) -> Result<Value, ApiError> {
+    let (value, found) = decode::reported_value(bytes)?;
+    *reports = found;
     if value.is_object() {
         Ok(value)
     } else {

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 pub use builtin::{Builtin, builtin};
 pub use constraints::Constraints;
-pub use decode::{Decoded, FieldValidation, MAX_BODY_BYTES, decode, decode_value};
+pub use decode::{Decoded, FieldValidation, MAX_BODY_BYTES, decode, decode_reported, decode_value};
 pub use openapi::OpenApi;
 
 use crate::gvk::{GroupVersionKind, Name};

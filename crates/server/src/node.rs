@@ -65,7 +65,7 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
 }
 
 async fn work(options: NodeOptions, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = clients::from_file(&options.kubeconfig).await?;
+    let client = clients::from_file(&options.kubeconfig, "kubelet").await?;
     let read = |name: &str| {
         let path = options.data_dir.join(name);
         std::fs::read_to_string(&path).map_err(Error::file(&path))

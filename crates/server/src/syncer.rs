@@ -82,7 +82,7 @@ async fn work(options: SyncerOptions, shutdown: CancellationToken) -> Result<(),
     )?;
     let syncer = coracle_syncer::SyncerConfig {
         published,
-        virtual_client: clients::from_file(&handed_over).await?,
+        virtual_client: clients::from_file(&handed_over, "coracle-syncer").await?,
         host_tunnel_client: host_client.clone(),
         host_client,
         kubelet: coracle_syncer::KubeletConfig {

@@ -58,6 +58,10 @@ impl Connector for KubeletConnector {
             .ok_or_else(|| ApiError::not_found(&pods, &info.name))?;
         let path = kubelet_path(&info.subresource, &pod, &context.query)?;
         let node = object::text(&pod, "/spec/nodeName");
+        if node.is_empty() && info.subresource == "log" {
+            // Nothing has run yet, so there is nothing to tell.
+            return Ok(Response::new(Body::empty()));
+        }
         if node.is_empty() {
             return Err(ApiError::bad_request(format!(
                 "pod {} does not have a host assigned",

@@ -105,6 +105,61 @@ async fn bad_patches_are_refused() {
 }
 
 #[tokio::test]
+async fn the_text_of_a_body_is_checked() {
+    let c = with_pod().await;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata:\n  a: \"1\"\n  a: \"2\"\nfoo: 1\n";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let post = |validation: &str| {
+        let target = format!("{maps}?fieldValidation={validation}");
+        let c = c.clone();
+        async move { c.call("POST", &target, "application/yaml", yaml).await }
+    };
+    let strict = post("Strict").await;
+    assert_eq!(strict.status, 400);
+    assert!(
+        strict.message().ends_with(
+            "strict decoding error: yaml: unmarshal errors:\n  line 6: key \"a\" already set in \
+             map, unknown field \"foo\""
+        ),
+        "{}",
+        strict.body
+    );
+    let warned = post("Warn").await;
+    assert_eq!(warned.status, 201, "{}", warned.body);
+    assert_eq!(warned.headers.get_all("warning").iter().count(), 2);
+    assert_eq!(c.get(&format!("{maps}/y")).await.ok()["data"]["a"], "2");
+
+    let map = format!("{maps}/y?fieldValidation=Strict");
+    for (kind, body, fault) in [
+        (
+            MERGE,
+            r#"{"data":{"q":"1","q":"2"}}"#,
+            "duplicate field \"data.q\"",
+        ),
+        (
+            JSON,
+            r#"[{"op":"add","path":"/data/q","value":"1","x":1}]"#,
+            "json patch unknown field \"[0].x\"",
+        ),
+    ] {
+        let answer = c.call("PATCH", &map, kind, body).await;
+        assert!(answer.message().ends_with(fault), "{}", answer.body);
+    }
+    // An apply takes no unknown field, however fields are validated.
+    let target = format!("{maps}/z?fieldManager=m&fieldValidation=Ignore");
+    let body = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: z, namespace: default, foo: 1}\n";
+    let answer = c
+        .call("PATCH", &target, "application/apply-patch+yaml", body)
+        .await;
+    assert_eq!(answer.status, 500);
+    assert_eq!(
+        answer.message(),
+        "failed to create typed patch object (default/z; v1, Kind=ConfigMap): .metadata.foo: \
+         field not declared in schema"
+    );
+}
+
+#[tokio::test]
 async fn concurrent_patches_all_take_effect() {
     let c = with_pod().await;
     let all = (0..5).map(|i| {

@@ -172,6 +172,11 @@ impl Answer {
 
     /// The code and message of a request that has to fail.
     #[track_caller]
+    /// The message of a Status.
+    pub fn message(&self) -> &str {
+        self.body["message"].as_str().unwrap_or_default()
+    }
+
     pub fn failed(self) -> (u16, String) {
         assert!(!self.status.is_success(), "{}", self.body);
         let message = self.body["message"].as_str().unwrap_or_default();

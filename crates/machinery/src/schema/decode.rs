@@ -97,11 +97,26 @@ pub fn decode_value(
     schema: Option<&Schema>,
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
+    decode_reported(value, schema, validation, Vec::new())
+}
+
+/// As `decode_value`, with reports of what was wrong with the text that the
+/// value was read from: they come before those about fields.
+pub fn decode_reported(
+    value: Value,
+    schema: Option<&Schema>,
+    validation: FieldValidation,
+    reports: Vec<String>,
+) -> Result<Decoded, ApiError> {
     let header = Header {
         api_version: crate::object::text(&value, "/apiVersion").to_owned(),
         kind: crate::object::text(&value, "/kind").to_owned(),
     };
-    let context = RefCell::new(Context::new(validation));
+    let mut context = Context::new(validation);
+    if validation != FieldValidation::Ignore {
+        context.reports = reports;
+    }
+    let context = RefCell::new(context);
     let object = Seed::root(schema, &context).deserialize(value);
     let object = object.map_err(|error: serde_json::Error| {
         let failure = context.borrow_mut().failure.take();

@@ -463,7 +463,9 @@ fn issue_node_credentials(
 async fn wait_for_control_plane(layout: &Layout) -> Result<kube::Client, Error> {
     let path = layout.admin_kubeconfig();
     wait("the control plane", async || {
-        let client = clients::from_file(&path).await.map_err(|e| e.to_string())?;
+        let client = clients::from_file(&path, "coracle-host")
+            .await
+            .map_err(|e| e.to_string())?;
         let request = http::Request::get("/readyz")
             .body(Vec::new())
             .map_err(|e| e.to_string())?;
