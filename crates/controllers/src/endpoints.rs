@@ -2,6 +2,7 @@
 
 mod addresses;
 mod legacy;
+mod mirror;
 mod slices;
 
 use std::sync::Arc;
@@ -156,13 +157,22 @@ async fn reconcile_slices(
     written.keep_deleted(&key, &existing);
     let pods = sources.pods_of(&service);
     let groups = addresses::groups(&service, &pods, |node| sources.zone(node));
-    let changes = slices::changes(&service, &existing, groups);
+    let changes = slices::changes(&slices::Head::of(&service), &existing, groups);
+    write_slices(api, written, &key, changes).await
+}
+
+async fn write_slices(
+    api: &Api,
+    written: &Written<EndpointSlice>,
+    key: &Key,
+    changes: slices::Changes,
+) -> Result<Next, Error> {
     for body in changes.create {
         match api
             .create(EndpointSlice::RESOURCE, &key.namespace, body)
             .await
         {
-            Ok(slice) => written.note(&key, &slice),
+            Ok(slice) => written.note(key, &slice),
             Err(error) if error.is_namespace_terminating() => return Ok(Next::Wait),
             Err(error) => return Err(error),
         }
@@ -171,7 +181,7 @@ async fn reconcile_slices(
         let slice = api
             .patch(EndpointSlice::RESOURCE, &key.namespace, &name, "", &patch)
             .await?;
-        written.note(&key, &slice);
+        written.note(key, &slice);
     }
     for (name, uid) in changes.delete {
         let options = Delete::exactly(&uid);
@@ -179,9 +189,69 @@ async fn reconcile_slices(
             api.delete(EndpointSlice::RESOURCE, &key.namespace, &name, &options)
                 .await,
         )?;
-        written.note_deleted(&key, &uid);
+        written.note_deleted(key, &uid);
     }
     Ok(Next::Wait)
+}
+
+/// The controller of slices that mirror Endpoints.
+pub(crate) fn start_mirror(context: &Context) -> Task {
+    let queue = Queue::new();
+    let services = context.store::<Service>();
+    let endpoints = context.store::<Endpoints>();
+    let store = context.store::<EndpointSlice>();
+    enqueue_self(&services, &queue);
+    enqueue_self(&endpoints, &queue);
+    {
+        let queue = queue.clone();
+        store.subscribe(move |change| {
+            let meta = &change.latest().metadata;
+            if let Some(service) = meta
+                .label(SERVICE_NAME_LABEL)
+                .filter(|_| mirror::is_ours(meta))
+            {
+                queue.add(Key::new(meta.namespace.clone(), service));
+            }
+        });
+    }
+    let api = context.api.clone();
+    let written = Arc::new(Written::new(store.clone()));
+    context.work(
+        "endpointslicemirroring-controller",
+        WORKERS,
+        queue,
+        move |key| {
+            let (api, services, endpoints) = (api.clone(), services.clone(), endpoints.clone());
+            let (store, written) = (store.clone(), written.clone());
+            async move {
+                if !written.is_seen(&key) {
+                    return Ok(Next::Wait);
+                }
+                let existing: Vec<Arc<EndpointSlice>> = store
+                    .indexed(&slice_index(&key.namespace, &key.name))
+                    .into_iter()
+                    .filter(|slice| mirror::is_ours(&slice.metadata))
+                    .filter(|slice| !slice.metadata.is_deleting())
+                    .filter(|slice| !written.is_deleted(&key, &slice.metadata.uid))
+                    .collect();
+                written.keep_deleted(&key, &existing);
+                // A service with a selector has Endpoints of its pods.
+                let service = services.by_key(&key).filter(|service| {
+                    service.spec.selector.is_empty() && !service.metadata.is_deleting()
+                });
+                let source = endpoints
+                    .by_key(&key)
+                    .filter(|it| !it.metadata.is_deleting() && mirror::is_wanted(it));
+                let changes = match (service, source) {
+                    (Some(_), Some(source)) => {
+                        slices::changes(&mirror::head(&source), &existing, mirror::groups(&source))
+                    }
+                    _ => slices::none_of(&existing),
+                };
+                write_slices(&api, &written, &key, changes).await
+            }
+        },
+    )
 }
 
 /// The controller of Endpoints.

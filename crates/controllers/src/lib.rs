@@ -37,6 +37,7 @@ mod scheduler;
 mod selector;
 mod statefulset;
 mod tenancy;
+mod tokens;
 
 pub use error::Error;
 pub use run::{Options, Selection, names, run, run_scheduler};

@@ -18,7 +18,7 @@ use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
 use crate::{
     binder, cronjob, daemonset, deployment, disruption, endpoints, gc, job, loadbalancer,
-    namespace, nodelifecycle, podgc, protection, replicaset, statefulset, tenancy,
+    namespace, nodelifecycle, podgc, protection, replicaset, statefulset, tenancy, tokens,
 };
 
 /// Which controllers to run.
@@ -79,6 +79,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("namespace", namespace::start),
     ("serviceaccount", tenancy::start_service_account),
     ("root-ca-certificate-publisher", tenancy::start_root_ca),
+    ("serviceaccount-token", tokens::start),
     ("deployment", deployment::start),
     ("replicaset", replicaset::start::<ReplicaSet>),
     (
@@ -94,6 +95,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("disruption", disruption::start),
     ("endpointslice", endpoints::start_slices),
     ("endpoints", endpoints::start_endpoints),
+    ("endpointslicemirroring", endpoints::start_mirror),
     ("service-lb-controller", loadbalancer::start),
     ("node-lifecycle", nodelifecycle::start),
     ("taint-eviction-controller", nodelifecycle::start_eviction),

@@ -4,8 +4,11 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use coracle_apiserver::admission::{Ipv4Cidr, KubernetesService, ServiceAddressing};
+use coracle_apiserver::admission::{
+    Ipv4Cidr, KubernetesService, ServiceAddressing, ensure_kubernetes_service,
+};
 use coracle_apiserver::builtin::{Builtin, BuiltinOptions, install};
 use coracle_apiserver::documents::Documents;
 use coracle_apiserver::objects::Objects;
@@ -15,6 +18,7 @@ use coracle_machinery::{ApiError, GroupResource};
 use coracle_pki::TokenSigner;
 use coracle_store::Store;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::control_plane::{ControlPlaneOptions, SYNCER, ServiceAddresses};
@@ -84,6 +88,9 @@ pub fn controllers(options: &ControlPlaneOptions) -> Selection {
     Selection::Only(names.map(str::to_owned).collect::<BTreeSet<_>>())
 }
 
+/// How often the control plane's own services are looked at, as upstream.
+const SERVICES_PERIOD: Duration = Duration::from_secs(10);
+
 /// Makes what every cluster has from the start.
 ///
 /// # Errors
@@ -93,6 +100,33 @@ pub async fn bootstrap(
     builtin: &Builtin,
     options: &ControlPlaneOptions,
 ) -> Result<(), Error> {
+    builtin.prepare(None).await?;
+    Ok(ensure_services(&*server.objects(), options).await?)
+}
+
+/// Makes the control plane's own services again where somebody deleted them,
+/// until cancelled.
+pub async fn keep_services(
+    server: ApiServer,
+    options: ControlPlaneOptions,
+    cancel: CancellationToken,
+) {
+    let objects = server.objects();
+    while cancel
+        .run_until_cancelled(tokio::time::sleep(SERVICES_PERIOD))
+        .await
+        .is_some()
+    {
+        if let Err(error) = ensure_services(&*objects, &options).await {
+            tracing::warn!(%error, "the control plane's own services are not up to date");
+        }
+    }
+}
+
+async fn ensure_services(
+    objects: &dyn Objects,
+    options: &ControlPlaneOptions,
+) -> Result<(), ApiError> {
     let kubernetes = match options.advertise.ip() {
         IpAddr::V4(endpoint_ip) => Some(KubernetesService {
             cluster_ip: first_service_ip(options),
@@ -101,9 +135,11 @@ pub async fn bootstrap(
         }),
         IpAddr::V6(_) => None,
     };
-    builtin.prepare(kubernetes.as_ref()).await?;
+    if let Some(kubernetes) = &kubernetes {
+        ensure_kubernetes_service(objects, kubernetes).await?;
+    }
     if let Some(dns) = options.dns_listen {
-        ensure_dns_service(&*server.objects(), options, dns.port()).await?;
+        ensure_dns_service(objects, options, dns.port()).await?;
     }
     Ok(())
 }

@@ -118,6 +118,12 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
         builtin.run(stop).await;
         Ok(())
     });
+    let (kept, stop) = (server.clone(), shutdown.clone());
+    let settings = options.clone();
+    clients.spawn(async move {
+        api::keep_services(kept, settings, stop).await;
+        Ok(())
+    });
     let stop = shutdown.clone();
     clients.spawn(async move {
         custom.run(stop).await;

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use coracle_server::control_plane::{self, ControlPlaneOptions, ServiceAddresses};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::api::DeleteParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio_util::sync::CancellationToken;
@@ -76,12 +77,25 @@ async fn certificates_are_renewed_while_the_control_plane_serves() {
     let kubelet = rewritten(&credentials.join("kubelet.crt"), "").await;
     let open = client(&first).await;
     ask(&open).await.unwrap();
+    // Somebody deletes the service by which pods find the API server.
+    let services: Api<Service> = Api::namespaced(open.clone(), "default");
+    services
+        .delete("kubernetes", &DeleteParams::default())
+        .await
+        .unwrap();
     // Twice, so that the first certificates have ended.
     let second = rewritten(&admin, &first).await;
     ask(&open).await.unwrap();
     let third = rewritten(&admin, &second).await;
     let renewed = client(&third).await;
     ask(&renewed).await.unwrap();
+    let services: Api<Service> = Api::namespaced(renewed, "default");
+    let back = async {
+        while services.get_opt("kubernetes").await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await.unwrap();
     let expired = ask(&client(&first).await).await;
     assert!(expired.is_err(), "the first certificate does not end");
     rewritten(&credentials.join("kubelet.crt"), &kubelet).await;

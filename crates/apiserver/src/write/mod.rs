@@ -28,8 +28,10 @@ use options::WriteOptions;
 pub use delete::Deleted;
 pub use update::Part;
 
-/// How often a write is tried again after it lost against another.
-pub const MAX_ATTEMPTS: usize = 6;
+/// How often a write is tried again after it lost against another. Each loss is
+/// somebody's success, so that only very many writers of one object come near;
+/// upstream tries until the request ends.
+pub const MAX_ATTEMPTS: usize = 100;
 
 /// Writes objects of one resource on behalf of one caller. All objects are in
 /// the stored form.

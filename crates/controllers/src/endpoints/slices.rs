@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::objects::service::{EndpointSlice, SERVICE_NAME_LABEL, Service};
-use crate::objects::{Kind, Meta, controller_reference};
+use crate::objects::{Kind, Meta, OwnerReference, controller_reference};
 
 use super::addresses::{Group, is_headless};
 
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The label that says who looks after a slice.
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Endpoints in one slice at most.
 const MAX_ENDPOINTS: usize = 100;
@@ -36,14 +37,31 @@ struct Draft<'a> {
     endpoints: Vec<Value>,
 }
 
+/// What all slices of one service have in common.
+pub(super) struct Head {
+    pub name: String,
+    pub namespace: String,
+    /// The object that they are made from.
+    pub owner: OwnerReference,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Head {
+    /// Of the slices that are made from a service and its pods.
+    pub fn of(service: &Service) -> Self {
+        Self {
+            name: service.metadata.name.clone(),
+            namespace: service.metadata.namespace.clone(),
+            owner: controller_reference(Service::RESOURCE, &service.metadata),
+            labels: labels(service),
+        }
+    }
+}
+
 /// Compares what is wanted with what exists. Endpoints stay in the slice that
 /// holds them, so that few slices change.
-pub(super) fn changes(
-    service: &Service,
-    existing: &[Arc<EndpointSlice>],
-    groups: Vec<Group>,
-) -> Changes {
-    let labels = labels(service);
+pub(super) fn changes(head: &Head, existing: &[Arc<EndpointSlice>], groups: Vec<Group>) -> Changes {
+    let labels = &head.labels;
     let mut changes = Changes::default();
     let mut free: Vec<&EndpointSlice> = existing.iter().map(Arc::as_ref).collect();
     let mut fresh: Vec<(Group, Vec<Value>)> = Vec::new();
@@ -66,10 +84,10 @@ pub(super) fn changes(
                 continue;
             }
             kept_empty |= draft.endpoints.is_empty();
-            if slice.endpoints != draft.endpoints || slice.metadata.labels != labels {
+            if slice.endpoints != draft.endpoints || slice.metadata.labels != *labels {
                 changes.update.push((
                     slice.metadata.name.clone(),
-                    patch(slice, &group.ports, &draft.endpoints, &labels),
+                    patch(slice, &group.ports, &draft.endpoints, labels),
                 ));
             }
         }
@@ -90,11 +108,9 @@ pub(super) fn changes(
         match reuse.map(|n| free.swap_remove(n)) {
             Some(slice) => changes.update.push((
                 slice.metadata.name.clone(),
-                patch(slice, &group.ports, &endpoints, &labels),
+                patch(slice, &group.ports, &endpoints, labels),
             )),
-            None => changes
-                .create
-                .push(body(service, &group, &endpoints, &labels)),
+            None => changes.create.push(body(head, &group, &endpoints)),
         }
     }
     changes.delete = free
@@ -102,6 +118,17 @@ pub(super) fn changes(
         .map(|it| (it.metadata.name.clone(), it.metadata.uid.clone()))
         .collect();
     changes
+}
+
+/// Deletes all that exists.
+pub(super) fn none_of(existing: &[Arc<EndpointSlice>]) -> Changes {
+    Changes {
+        delete: existing
+            .iter()
+            .map(|it| (it.metadata.name.clone(), it.metadata.uid.clone()))
+            .collect(),
+        ..Changes::default()
+    }
 }
 
 fn clone_head(group: &Group) -> Group {
@@ -194,18 +221,12 @@ fn patch(
     patch
 }
 
-fn body(
-    service: &Service,
-    group: &Group,
-    endpoints: &[Value],
-    labels: &BTreeMap<String, String>,
-) -> Value {
-    let owner = controller_reference(Service::RESOURCE, &service.metadata);
+fn body(head: &Head, group: &Group, endpoints: &[Value]) -> Value {
     json!({
         "metadata": {
-            "generateName": format!("{}-", service.metadata.name),
-            "namespace": service.metadata.namespace, "labels": labels,
-            "ownerReferences": [owner.to_value()],
+            "generateName": format!("{}-", head.name),
+            "namespace": head.namespace, "labels": head.labels,
+            "ownerReferences": [head.owner.to_value()],
         },
         "addressType": group.address_type, "ports": group.ports, "endpoints": endpoints,
     })
@@ -266,7 +287,7 @@ mod tests {
             .iter()
             .map(|slice| Arc::new(object(slice.clone())))
             .collect();
-        let changes = changes(&service(), &existing, groups);
+        let changes = changes(&Head::of(&service()), &existing, groups);
         apply(slices, &changes);
         changes
     }

@@ -73,6 +73,24 @@ impl Kind for RootCa {
     }
 }
 
+/// A secret for the token of a service account; no other secret is cached.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TokenSecret {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "nullable")]
+    pub data: BTreeMap<String, String>,
+}
+
+impl Kind for TokenSecret {
+    const RESOURCE: &'static Resource = &Resource::new("", "v1", "Secret", "secrets", true);
+    const FIELDS: &'static str = "type=kubernetes.io/service-account-token";
+
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Node {

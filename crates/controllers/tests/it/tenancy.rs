@@ -1,6 +1,6 @@
 //! Namespaces and what they hold.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::Cluster;
 
@@ -55,5 +55,40 @@ async fn namespaces_are_furnished_and_emptied() {
         .patch(held, json!({"metadata": {"finalizers": null}}))
         .await;
     cluster.until_gone("/api/v1/namespaces/a").await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_for_a_token_is_filled_and_ends_with_its_account() {
+    let cluster = Cluster::start().await;
+    let core = "/api/v1/namespaces/default";
+    cluster
+        .create(
+            &format!("{core}/serviceaccounts"),
+            json!({"metadata": {"name": "robot"}}),
+        )
+        .await;
+    let secret = json!({
+        "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "robot-token",
+            "annotations": {"kubernetes.io/service-account.name": "robot"}},
+    });
+    cluster.create(&format!("{core}/secrets"), secret).await;
+    let path = format!("{core}/secrets/robot-token");
+    let filled = |answer: &Result<Value, u16>| {
+        answer.as_ref().is_ok_and(|secret| {
+            ["token", "ca.crt", "namespace"]
+                .iter()
+                .all(|field| secret["data"][*field].is_string())
+                && secret["metadata"]["annotations"]["kubernetes.io/service-account.uid"]
+                    .is_string()
+        })
+    };
+    cluster.until(&path, filled).await;
+    cluster
+        .delete(&format!("{core}/serviceaccounts/robot"), Value::Null)
+        .await
+        .unwrap();
+    cluster.until_gone(&path).await;
     cluster.stop().await;
 }

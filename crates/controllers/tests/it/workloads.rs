@@ -210,3 +210,42 @@ async fn a_pod_that_its_job_lost_may_go() {
     cluster.until_all(PODS, 2, |_| true).await;
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn endpoints_of_a_service_without_a_selector_are_mirrored() {
+    let cluster = Cluster::start().await;
+    let core = "/api/v1/namespaces/default";
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let of_db = |slice: &Value| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "db";
+    let service = json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 80}]}});
+    cluster.create(&format!("{core}/services"), service).await;
+    let endpoints = json!({"metadata": {"name": "db"},
+        "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 8080}]}]});
+    cluster
+        .create(&format!("{core}/endpoints"), endpoints)
+        .await;
+    let found = |slices: &Result<Value, u16>, address: &str| {
+        let items = slices
+            .as_ref()
+            .ok()
+            .and_then(|list| list["items"].as_array());
+        items
+            .into_iter()
+            .flatten()
+            .any(|slice| of_db(slice) && slice["endpoints"][0]["addresses"][0] == address)
+    };
+    cluster.until(slices, |all| found(all, "10.1.2.3")).await;
+    let change =
+        json!({"subsets": [{"addresses": [{"ip": "10.1.2.4"}], "ports": [{"port": 8080}]}]});
+    let path = format!("{core}/endpoints/db");
+    cluster.patch(&path, change).await;
+    cluster.until(slices, |all| found(all, "10.1.2.4")).await;
+    cluster.delete(&path, Value::Null).await.unwrap();
+    cluster
+        .until(slices, |all| {
+            let items = all.as_ref().ok().and_then(|list| list["items"].as_array());
+            items.is_some_and(|items| !items.iter().any(of_db))
+        })
+        .await;
+    cluster.stop().await;
+}

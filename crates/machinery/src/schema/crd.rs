@@ -187,9 +187,15 @@ impl Compiler {
             }
             _ => {}
         }
-        if let Some(below @ Value::Object(_)) = schema.get("items") {
+        if let Some(Value::Object(below)) = schema.get("items") {
             let at = path.child("items");
-            node.items = Some(self.compile(below, &at, child_place(Place::Items), depth + 1));
+            let mut below = below.clone();
+            if preserve && ty == Type::Array {
+                // Said of a list, it holds for the items.
+                below.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+            }
+            let below = Value::Object(below);
+            node.items = Some(self.compile(&below, &at, child_place(Place::Items), depth + 1));
         }
         node.constraints = constraints;
         let schema = Schema::of(node);

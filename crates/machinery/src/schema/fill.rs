@@ -100,6 +100,8 @@ mod tests {
                 "properties": {"known": {"type": "object"}}},
             "map": {"type": "object", "additionalProperties": {"type": "object",
                 "properties": {"v": {"type": "integer", "default": 9}}}},
+            "lists": {"type": "array", "x-kubernetes-preserve-unknown-fields": true,
+                "items": {"type": "object", "properties": {"known": {"type": "object"}}}},
             "template": {"type": "object", "x-kubernetes-embedded-resource": true,
                 "properties": {"spec": {"type": "object"}}},
         }}}}))
@@ -111,6 +113,7 @@ mod tests {
         let mut object = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "x": 1,
             "spec": {"size": 1, "y": 2, "list": [{"p": 1, "q": 2}],
                 "free": {"a": {"b": 1}, "known": {"c": 1}}, "map": {"k": {"v": 1, "w": 2}},
+                "lists": [{"a": {"b": 1}, "known": {"c": 1}}],
                 "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m", "a": 1}, "spec": {}, "z": 1}}});
         schema().prune(&mut object);
         assert_eq!(
@@ -118,6 +121,7 @@ mod tests {
             json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"},
             "spec": {"size": 1, "list": [{"p": 1}],
                 "free": {"a": {"b": 1}, "known": {}}, "map": {"k": {"v": 1}},
+                "lists": [{"a": {"b": 1}, "known": {}}],
                 "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m"}, "spec": {}}}})
         );
     }
