@@ -68,6 +68,9 @@ impl Inner {
             }
             return Err(ApiError::no_such_path());
         };
+        if let Some(warning) = &resource.kind.deprecation {
+            context.warn(warning.clone());
+        }
         if let Some(connector) = self.connectors.get(info) {
             self.admit_connect(context, &resource).await?;
             return connector.connect(context, request).await;

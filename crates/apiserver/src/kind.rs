@@ -106,6 +106,8 @@ pub struct Kind {
     pub strategy: Arc<dyn Strategy>,
     /// How `kubectl get` shows it.
     pub table: Arc<dyn TableConvertor>,
+    /// A warning for all who use it, if it is deprecated.
+    pub deprecation: Option<Name>,
 }
 
 impl fmt::Debug for Kind {
@@ -132,6 +134,7 @@ impl Kind {
             stored_as: None,
             strategy: Arc::new(NoRules),
             table: Arc::new(NameAndAge::default()),
+            deprecation: None,
         }
     }
 
@@ -246,7 +249,12 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
-    /// The value of one of `selectable_fields`; by default the text at that
+    /// As `selectable_fields`, for those that a definition adds.
+    fn added_fields(&self) -> &[String] {
+        &[]
+    }
+
+    /// The value of a selectable field; by default the text at that
     /// path, with an absent one as the empty string.
     fn selectable_field(&self, object: &Value, path: &str) -> String {
         let pointer = format!("/{}", path.replace('.', "/"));

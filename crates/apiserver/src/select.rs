@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::codec;
 use crate::hub::{Change, HubEvent};
+use crate::kind::Strategy;
 use crate::query::ListOptions;
 use crate::registry::Resource;
 
@@ -16,7 +17,7 @@ use crate::registry::Resource;
 #[derive(Debug, Default)]
 pub struct Facets {
     labels: BTreeMap<String, String>,
-    /// In the order of the strategy's `selectable_fields`.
+    /// In the order of `selectable`.
     fields: Vec<String>,
 }
 
@@ -41,16 +42,23 @@ impl Facets {
             .ok()
             .and_then(|o| o.metadata.labels)
             .unwrap_or_default();
-        let paths = strategy.selectable_fields();
+        let mut paths = selectable(strategy).peekable();
         let mut fields = Vec::new();
-        if !paths.is_empty()
+        if paths.peek().is_some()
             && let Ok(object) = codec::parse(stored, 0)
         {
-            let field = |path: &&str| strategy.selectable_field(&object, path);
-            fields = paths.iter().map(field).collect();
+            fields = paths
+                .map(|path| strategy.selectable_field(&object, path))
+                .collect();
         }
         Self { labels, fields }
     }
+}
+
+/// The fields of a kind that selectors may name, beside name and namespace.
+fn selectable(strategy: &dyn Strategy) -> impl Iterator<Item = &str> {
+    let added = strategy.added_fields().iter().map(String::as_str);
+    strategy.selectable_fields().iter().copied().chain(added)
 }
 
 /// The selectors of one request.
@@ -83,7 +91,7 @@ impl Filter {
                 continue;
             }
             reads_object = true;
-            if !resource.strategy().selectable_fields().contains(&field) {
+            if !selectable(resource.strategy()).any(|path| path == field) {
                 return Err(ApiError::bad_request(format!(
                     "field label not supported: {field}"
                 )));
@@ -120,13 +128,12 @@ impl Filter {
             return true;
         };
         let (namespace, name) = resource.split_key(key);
-        let paths = resource.strategy().selectable_fields();
+        let strategy = resource.strategy();
         fields.matches(|path| match path {
             "metadata.name" => Cow::Borrowed(name),
             "metadata.namespace" => Cow::Borrowed(namespace),
-            _ => paths
-                .iter()
-                .position(|p| *p == path)
+            _ => selectable(strategy)
+                .position(|p| p == path)
                 .and_then(|i| facets.fields.get(i))
                 .map_or(Cow::Borrowed(""), |text| Cow::Borrowed(text.as_str())),
         })

@@ -69,6 +69,7 @@ impl Row {
             converter: None,
             strategy: Arc::new(NoRules),
             table: columns::default_table(),
+            deprecation: None,
         })
     }
 
@@ -89,6 +90,11 @@ impl Row {
 
     pub(super) fn ttl(mut self, seconds: u64) -> Self {
         self.0.ttl_seconds = Some(seconds);
+        self
+    }
+
+    pub(super) fn deprecated(mut self, warning: &'static str) -> Self {
+        self.0.deprecation = Some(warning.into());
         self
     }
 

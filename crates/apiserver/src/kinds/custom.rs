@@ -104,9 +104,34 @@ fn row(crd: &Value, index: usize, version: &Value) -> Result<Kind, Vec<FieldErro
     kind.strategy = Arc::new(Custom {
         schema,
         scale: scale_paths(&subresources["scale"]),
+        fields: selectable_fields(crd),
     });
+    if version["deprecated"] == true {
+        let warning = object::text(version, "/deprecationWarning");
+        kind.deprecation = Some(if warning.is_empty() {
+            let gvk = &kind.gvk;
+            format!("{} {} is deprecated", gvk.api_version(), gvk.kind).into()
+        } else {
+            warning.to_owned().into()
+        });
+    }
     kind.table = Arc::new(table(version));
     Ok(kind)
+}
+
+/// Fields that selectors may name: those of all served versions, since all show
+/// the same objects.
+fn selectable_fields(crd: &Value) -> Vec<String> {
+    let versions = object::items(crd, "/spec/versions").iter();
+    let served = versions.filter(|version| version["served"] == true);
+    let fields = served.flat_map(|version| object::items(version, "/selectableFields"));
+    let paths = fields.filter_map(|field| field["jsonPath"].as_str());
+    let mut paths: Vec<String> = paths
+        .map(|path| path.trim_start_matches('.').to_owned())
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths
 }
 
 fn scale_paths(scale: &Value) -> ScalePaths {
@@ -128,6 +153,7 @@ fn scale_paths(scale: &Value) -> ScalePaths {
 struct Custom {
     schema: Schema,
     scale: ScalePaths,
+    fields: Vec<String>,
 }
 
 impl Strategy for Custom {
@@ -166,6 +192,10 @@ impl Strategy for Custom {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+
+    fn added_fields(&self) -> &[String] {
+        &self.fields
     }
 }
 

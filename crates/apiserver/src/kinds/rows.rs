@@ -47,13 +47,17 @@ fn core() -> Vec<Row> {
         namespaced("", "v1", "Binding", "bindings").verbs(CREATE_ONLY),
         cluster("", "v1", "ComponentStatus", "componentstatuses")
             .short(&["cs"])
+            .deprecated("v1 ComponentStatus is deprecated in v1.19+")
             .verbs(READ_ONLY),
         namespaced("", "v1", "ConfigMap", "configmaps")
             .rules(rules::ConfigMap)
             .short(&["cm"]),
         namespaced("", "v1", "Endpoints", "endpoints")
             .rules(rules::Endpoints)
-            .short(&["ep"]),
+            .short(&["ep"])
+            .deprecated(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+            ),
         namespaced("", "v1", "Event", "events")
             .rules(rules::CoreEvent)
             .short(&["ev"])

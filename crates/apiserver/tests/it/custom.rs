@@ -207,3 +207,52 @@ async fn rules_of_definitions_are_kept() {
         "{message}"
     );
 }
+
+#[tokio::test]
+async fn fields_may_be_selected_and_versions_deprecated() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server.clone());
+    let namespace = json!({"metadata": {"name": "default"}});
+    caller.post("/api/v1/namespaces", &namespace).await.ok();
+    let cancel = CancellationToken::new();
+    let custom = custom_kinds(server);
+    let run = tokio::spawn({
+        let cancel = cancel.clone();
+        async move { custom.run(cancel).await }
+    });
+    let mut crd = crd("ex.io", "widgets", "Widget");
+    let version = &mut crd["spec"]["versions"][0];
+    version["selectableFields"] = json!([{"jsonPath": ".spec.n"}]);
+    version["deprecated"] = json!(true);
+    caller.post(CRDS, &crd).await.ok();
+    until(&caller, "widgets.ex.io", |e| {
+        condition(e, "Established", "True")
+    })
+    .await;
+    let widgets = "/apis/ex.io/v1/namespaces/default/widgets";
+    for n in [2, 3] {
+        let widget = json!({"apiVersion": "ex.io/v1", "kind": "Widget",
+            "metadata": {"name": format!("w{n}")}, "spec": {"n": n}});
+        let answer = caller.post(widgets, &widget).await;
+        assert_eq!(
+            answer.headers["warning"].to_str().unwrap(),
+            "299 - \"ex.io/v1 Widget is deprecated\""
+        );
+    }
+    let found = caller
+        .get(&format!("{widgets}?fieldSelector=spec.n%3D3"))
+        .await
+        .ok();
+    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    assert_eq!(found["items"][0]["metadata"]["name"], "w3");
+    let (code, message) = caller
+        .get(&format!("{widgets}?fieldSelector=spec.m%3D3"))
+        .await
+        .failed();
+    assert_eq!(
+        (code, message.as_str()),
+        (400, "field label not supported: spec.m")
+    );
+    cancel.cancel();
+    run.await.unwrap();
+}
