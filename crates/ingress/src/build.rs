@@ -4,7 +4,7 @@
 //! namespace and one owner may share it, and nobody else can add a path to it.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use coracle_pki::KeyCert;
@@ -90,6 +90,7 @@ impl Builder {
             certificates,
             sites: HashMap::new(),
             claims: HashMap::new(),
+            patterns: HashSet::new(),
             complaints: Vec::new(),
         };
         let mut ours = ours(objects);
@@ -173,6 +174,8 @@ struct Work<'o> {
     certificates: HashMap<(String, String), Result<Certificate, String>>,
     sites: HashMap<String, Site>,
     claims: HashMap<String, Claimant>,
+    /// Patterns that have a route, with their hosts.
+    patterns: HashSet<(String, Pattern)>,
     complaints: Vec<Complaint>,
 }
 
@@ -250,13 +253,15 @@ impl Work<'_> {
                 continue;
             };
             let site = self.sites.entry(host.to_owned()).or_default();
-            if site.routes.iter().any(|route| route.pattern == pattern) {
+            let place = (host.to_owned(), pattern.clone());
+            if self.patterns.contains(&place) {
                 let message = format!("{pattern} of host {host:?} has a backend already");
                 teller.tell("PathTaken", message);
             } else if site.routes.len() >= MAX_ROUTES {
                 let message = format!("host {host:?} has more than {MAX_ROUTES} paths");
                 teller.tell("TooManyPaths", message);
             } else {
+                self.patterns.insert(place);
                 site.routes.push(Route { pattern, target });
             }
         }

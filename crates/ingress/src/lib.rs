@@ -91,6 +91,7 @@ pub async fn run(
         chosen.unwrap_or_else(|| fallback.clone())
     };
     let config = tls::server_config_by_name(choose, &["h2", "http/1.1"])?;
+    tracing::info!(http = %options.http, https = %options.https, "serving ingresses");
     // Taking connections ends later than everything else.
     let stop = CancellationToken::new();
     let end = async {

@@ -258,6 +258,10 @@ fn prepare(
     origin: Origin,
     upgrade: bool,
 ) -> Option<()> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // It alone counts, and two readers must not differ about that.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     remove_hop_by_hop(headers);
     // It has been answered here.
     headers.remove(header::EXPECT);

@@ -147,6 +147,27 @@ async fn endpoints_are_told_of_the_client_what_was_seen() {
 }
 
 #[tokio::test]
+async fn a_body_has_one_length() {
+    let proxy = proxy(vec![("/", target(vec![endpoint().await], 9, false))]).await;
+    for lengths in [
+        "Content-Length: 3\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\nContent-Length: 3",
+    ] {
+        let request = format!(
+            "POST / HTTP/1.1\nHost: example.com\nConnection: close\n{lengths}\n\n5\nhello\n0\n\n"
+        );
+        let answer = ask(proxy, &request).await.to_lowercase();
+        let (_, seen) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(seen.contains("transfer-encoding: chunked\r\n"), "{answer}");
+        assert!(!seen.contains("content-length"), "{answer}");
+    }
+    let twice = "POST / HTTP/1.1\nHost: example.com\nConnection: close\nContent-Length: 3\n\
+        Content-Length: 4\n\nabcd";
+    let answer = ask(proxy, twice).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
 async fn requests_that_lead_nowhere_are_refused() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let dead = closed.local_addr().unwrap();

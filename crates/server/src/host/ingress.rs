@@ -4,9 +4,9 @@
 use coracle_ingress::CONTROLLER;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -35,8 +35,8 @@ const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "coracle-host"
 pub(super) async fn install(client: &Client, node: &str) -> Result<(), Error> {
     if found(client).await? == Found::Foreign {
         return Err(Error::Setting(format!(
-            "there is another ingress controller in namespace {NAMESPACE}: start the host without \
-             --ingress, or remove that one first"
+            "another ingress controller has the namespace {NAMESPACE} or the class {INGRESS_CLASS}: \
+             start the host with --ingress=false, or remove that one first"
         )));
     }
     let client = || client.clone();
@@ -66,10 +66,34 @@ pub(super) async fn remove(client: &Client) -> Result<(), Error> {
     if found(client).await? != Found::Ours {
         return Ok(());
     }
+    forget_addresses(client).await?;
     delete(Api::<IngressClass>::all(client.clone()), INGRESS_CLASS).await?;
     delete(Api::<ClusterRoleBinding>::all(client.clone()), ROLE).await?;
     delete(Api::<ClusterRole>::all(client.clone()), ROLE).await?;
     delete(Api::<Namespace>::all(client.clone()), NAMESPACE).await
+}
+
+/// Ingresses of the class are reached nowhere any more.
+async fn forget_addresses(client: &Client) -> Result<(), Error> {
+    let ingresses: Api<Ingress> = Api::all(client.clone());
+    for ingress in ingresses.list(&ListParams::default()).await? {
+        let class = ingress
+            .spec
+            .as_ref()
+            .and_then(|s| s.ingress_class_name.as_deref());
+        if class != Some(INGRESS_CLASS) {
+            continue;
+        }
+        let namespace = ingress.namespace().unwrap_or_default();
+        let api: Api<Ingress> = Api::namespaced(client.clone(), &namespace);
+        let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": null}}}));
+        let parameters = PatchParams::default();
+        let patched = api
+            .patch_status(&ingress.name_any(), &parameters, &patch)
+            .await;
+        unless_gone(patched)?;
+    }
+    Ok(())
 }
 
 /// Fails unless it serves.
@@ -100,7 +124,7 @@ pub(super) async fn check(client: &Client) -> Result<(), String> {
     }
 }
 
-/// Whose its namespace is.
+/// Whose its names are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
@@ -110,14 +134,25 @@ enum Found {
 
 async fn found(client: &Client) -> Result<Found, Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = namespaces.get_opt(NAMESPACE).await?;
-    Ok(match namespace {
-        None => Found::Nothing,
-        Some(namespace) => {
-            let (label, value) = MANAGED_BY;
-            let ours = namespace.labels().get(label).map(String::as_str) == Some(value);
-            if ours { Found::Ours } else { Found::Foreign }
-        }
+    let classes: Api<IngressClass> = Api::all(client.clone());
+    let labels = [
+        namespaces
+            .get_opt(NAMESPACE)
+            .await?
+            .map(|o| o.labels().clone()),
+        classes
+            .get_opt(INGRESS_CLASS)
+            .await?
+            .map(|o| o.labels().clone()),
+    ];
+    let (label, value) = MANAGED_BY;
+    let mut present = labels.iter().flatten().peekable();
+    Ok(if present.peek().is_none() {
+        Found::Nothing
+    } else if present.all(|l| l.get(label).map(String::as_str) == Some(value)) {
+        Found::Ours
+    } else {
+        Found::Foreign
     })
 }
 
@@ -135,7 +170,11 @@ async fn delete<K>(api: Api<K>, name: &str) -> Result<(), Error>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned,
 {
-    match api.delete(name, &DeleteParams::default()).await {
+    unless_gone(api.delete(name, &DeleteParams::default()).await)
+}
+
+fn unless_gone<T>(result: Result<T, kube::Error>) -> Result<(), Error> {
+    match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(()),

@@ -181,6 +181,11 @@ fn secured(
     world.eventually("an answer over TLS", || {
         has(&world.script(&ask("https", 443))?, "over https")
     })?;
+    let version = world.script(&format!(
+        "{} -o /dev/null -w '%{{http_version}}'",
+        ask("https", 443)
+    ))?;
+    ensure(version == "2", &format!("HTTP/{version}"))?;
     let seen = neighbour.shell(&ask("https", 443));
     let wanted = format!("client {} over https", neighbour::ADDRESS);
     has(&seen.out, &wanted).map_err(|e| format!("{e}{}", seen.err))?;

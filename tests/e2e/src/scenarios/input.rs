@@ -166,6 +166,16 @@ fn words() -> Vec<Case> {
         ),
         case("coracle host up --port 0", 2, &["--port", "--help"]),
         case(
+            "coracle host up --load-balancer-addresses 10.0.0.9-10.0.0.1",
+            2,
+            &["10.0.0.9-10.0.0.1 ends before it begins", "--help"],
+        ),
+        case(
+            "coracle host up --ingress=perhaps",
+            2,
+            &["'perhaps'", "--ingress", "--help"],
+        ),
+        case(
             "coracle connect taken --print -- true",
             2,
             &["--print", "--help"],
@@ -462,6 +472,23 @@ fn machine(world: &World) -> Result<Vec<Case>> {
             ),
             1,
             &["cannot listen on 127.0.0.1:6443", "choose another port"],
+        ),
+        case(
+            format!(
+                "coracle host up --data-dir {other} --load-balancer-addresses 10.96.0.1-10.96.0.9"
+            ),
+            1,
+            &["10.96.0.0/16", "--load-balancer-addresses"],
+        ),
+        case(
+            format!("coracle host up --data-dir {other} --ingress --load-balancer-addresses none"),
+            2,
+            &["needs an address", "--load-balancer-addresses"],
+        ),
+        case(
+            format!("coracle host up --data-dir {data} --ingress=false"),
+            1,
+            &["started with other options", "coracle host down"],
         ),
         case(
             format!("coracle host up --data-dir {other} --node-name Bad_Name"),
