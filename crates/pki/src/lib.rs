@@ -6,12 +6,14 @@
 
 mod authority;
 mod token;
+mod unverified;
 
 pub mod kubeconfig;
 pub mod tls;
 
 pub use authority::{CertificateAuthority, KeyCert, certificate_end, certificate_subject};
 pub use token::TokenSigner;
+pub use unverified::unverified_client_config;
 
 /// Why a key, certificate or token could not be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -31,6 +31,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let host = match world.kubectl("config current-context") {
+        Ok(context) => context.trim().to_owned(),
+        Err(error) => {
+            println!("FAIL the context of the host: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     println!("host ready after {:.1} s", started.elapsed().as_secs_f64());
     let (mut passed, mut failed) = (0, 0);
     let named = if chosen.is_empty() {
@@ -54,6 +61,10 @@ fn main() -> ExitCode {
             Err(error) => {
                 failed += 1;
                 println!("FAIL {name} ({seconds:.1} s): {error}");
+                // It may have been connected to a virtual cluster.
+                if let Err(error) = world.kubectl(&format!("config use-context {host}")) {
+                    println!("the scenarios that follow run elsewhere: {error}");
+                }
                 world.show_state();
             }
         }

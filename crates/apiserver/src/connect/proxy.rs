@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_machinery::{ApiError, GroupResource, Reason, object};
+use coracle_pki::unverified_client_config;
 use http::{Request, Response};
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -15,10 +16,10 @@ use crate::body::Body;
 use crate::hooks::{Connector, RequestContext};
 use crate::objects::Objects;
 
-/// `pods/NAME[:PORT]/proxy`.
+/// `pods/[SCHEME:]NAME[:PORT]/proxy`.
 pub struct PodProxy;
 
-/// `services/NAME[:PORT]/proxy`.
+/// `services/[SCHEME:]NAME[:PORT]/proxy`.
 pub struct ServiceProxy;
 
 /// `nodes/NAME/proxy`.
@@ -36,22 +37,36 @@ impl NodeProxy {
 /// `[SCHEME:]NAME[:PORT]`, as names before `/proxy` are written.
 #[derive(Debug, PartialEq, Eq)]
 struct Target<'a> {
+    secure: bool,
     name: &'a str,
     port: &'a str,
 }
 
+impl Target<'_> {
+    /// TLS, if the scheme asks for it: nobody vouches for what pods show.
+    fn tls(&self) -> Result<Option<Arc<ClientConfig>>, ApiError> {
+        let config = self.secure.then(unverified_client_config).transpose();
+        config.map_err(ApiError::internal)
+    }
+}
+
 fn target(text: &str) -> Result<Target<'_>, ApiError> {
     let parts: Vec<&str> = text.split(':').collect();
-    match parts.as_slice() {
-        [name] | ["http", name] => Ok(Target { name, port: "" }),
-        [name, port] | ["http" | "", name, port] => Ok(Target { name, port }),
-        ["https", ..] => Err(ApiError::bad_request(
-            "the scheme https is not offered for proxies",
-        )),
-        _ => Err(ApiError::bad_request(format!(
-            "invalid service request \"{text}\""
-        ))),
-    }
+    let (scheme, name, port) = match *parts.as_slice() {
+        [name] => ("", name, ""),
+        [name, port] => ("", name, port),
+        [scheme @ ("" | "http" | "https"), name, port] => (scheme, name, port),
+        _ => {
+            return Err(ApiError::bad_request(format!(
+                "invalid service request \"{text}\""
+            )));
+        }
+    };
+    Ok(Target {
+        secure: scheme == "https",
+        name,
+        port,
+    })
 }
 
 #[async_trait]
@@ -80,7 +95,7 @@ impl Connector for PodProxy {
         let backend = Backend {
             address,
             port,
-            tls: None,
+            tls: target.tls()?,
         };
         let path = rest(context, &request);
         backend.forward(request, &path).await
@@ -101,7 +116,7 @@ impl Connector for ServiceProxy {
         let backend = Backend {
             address,
             port,
-            tls: None,
+            tls: target.tls()?,
         };
         let path = rest(context, &request);
         backend.forward(request, &path).await
@@ -234,15 +249,22 @@ mod tests {
 
     #[test]
     fn targets_are_name_and_port() {
-        for (text, name, port) in [
-            ("a", "a", ""),
-            ("a:80", "a", "80"),
-            ("http:a:web", "a", "web"),
-            ("http:a", "a", ""),
+        for (text, secure, name, port) in [
+            ("a", false, "a", ""),
+            ("a:80", false, "a", "80"),
+            ("http:a:web", false, "a", "web"),
+            ("https:a:443", true, "a", "443"),
+            ("https:a:", true, "a", ""),
+            (":a:1", false, "a", "1"),
+            ("http:a", false, "http", "a"),
         ] {
-            assert_eq!(target(text).unwrap(), Target { name, port });
+            let target = target(text).unwrap();
+            assert_eq!(target, Target { secure, name, port });
+            assert_eq!(target.tls().unwrap().is_some(), secure);
         }
-        assert!(target("a:b:c:d").is_err());
+        for bad in ["a:b:c:d", "ftp:a:1"] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

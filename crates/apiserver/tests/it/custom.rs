@@ -209,6 +209,38 @@ async fn rules_of_definitions_are_kept() {
 }
 
 #[tokio::test]
+async fn a_version_that_is_stored_stays() {
+    let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
+    let caller = Caller(server);
+    let definition = crd("kept.example.com", "boxes", "Box");
+    caller.post(CRDS, &definition).await.ok();
+    let mut version = definition["spec"]["versions"][0].clone();
+    version["name"] = json!("v2");
+    let target = format!("{CRDS}/boxes.kept.example.com");
+    let patch = json!({"spec": {"versions": [version.clone()]}}).to_string();
+    let merge = "application/merge-patch+json";
+    let answer = caller.call("PATCH", &target, merge, &patch).await;
+    assert_eq!(answer.status, 422);
+    assert!(
+        answer.message().contains(
+            "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"
+        ),
+        "{}",
+        answer.body
+    );
+    let mut first = definition["spec"]["versions"][0].clone();
+    first["storage"] = json!(false);
+    let both = json!({"spec": {"versions": [version.clone(), first]}}).to_string();
+    caller.call("PATCH", &target, merge, &both).await.ok();
+    // Once nothing is stored in it any more, the user says so, and it may go.
+    let status = json!({"status": {"storedVersions": ["v2"]}}).to_string();
+    let at = format!("{target}/status");
+    caller.call("PATCH", &at, merge, &status).await.ok();
+    let answer = caller.call("PATCH", &target, merge, &patch).await;
+    assert!(answer.status.is_success(), "{}", answer.body);
+}
+
+#[tokio::test]
 async fn fields_may_be_selected_and_versions_deprecated() {
     let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
     let caller = Caller(server.clone());

@@ -1,6 +1,6 @@
 //! Compiles the schema of a CustomResourceDefinition.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::builtin::{builtin, list_type, names};
 use super::constraints::Pattern;
@@ -99,6 +99,16 @@ fn limits_alone(metadata: &Value) -> Value {
     limits
 }
 
+/// The schema of a list's items. That unknown fields are kept is said of the
+/// list, and holds for them.
+fn items_schema(schema: &Map<String, Value>, preserve: bool) -> Value {
+    let mut schema = schema.clone();
+    if preserve {
+        schema.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+    }
+    Value::Object(schema)
+}
+
 impl Compiler {
     fn compile(&mut self, schema: &Value, path: &FieldPath, place: Place, depth: usize) -> Schema {
         if depth > MAX_DEPTH || self.errors.len() > MAX_ERRORS {
@@ -189,12 +199,7 @@ impl Compiler {
         }
         if let Some(Value::Object(below)) = schema.get("items") {
             let at = path.child("items");
-            let mut below = below.clone();
-            if preserve && ty == Type::Array {
-                // Said of a list, it holds for the items.
-                below.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
-            }
-            let below = Value::Object(below);
+            let below = items_schema(below, preserve && ty == Type::Array);
             node.items = Some(self.compile(&below, &at, child_place(Place::Items), depth + 1));
         }
         node.constraints = constraints;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::nodes;
 use crate::Published;
 use crate::api::ApiError;
 use crate::engine::Syncer;
@@ -21,6 +22,12 @@ use crate::kinds::Kind;
 const PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(syncer: Arc<Syncer>, mut secrets: Vec<Published>, stop: CancellationToken) {
+    // Whoever has the kubeconfig finds the node of the control plane. Imported
+    // nodes have to be seen on the host first, and chosen.
+    let imported = syncer.translator.config.sync.from_host.nodes.enabled;
+    if !imported && let Err(error) = nodes::ensure(&syncer, &syncer.own_node).await {
+        warn!(node = syncer.own_node, %error, "cannot show the node yet");
+    }
     loop {
         let mut failed = Vec::new();
         for secret in secrets {

@@ -278,7 +278,15 @@ impl World {
         let syncer = coracle_syncer::run(config, stop.clone());
         let task = tokio::spawn(async move { syncer.await.unwrap() });
         self.running = Some((stop, task));
-        self.inside.appears("/api/v1/nodes/node-a").await;
+        self.host
+            .appears("/api/v1/namespaces/demo/secrets/vc-vc")
+            .await;
+        let node = "/api/v1/nodes/node-a";
+        if !self.config.sync.from_host.nodes.enabled {
+            let shown = self.inside.get(node).await;
+            assert!(shown.is_some(), "a kubeconfig before there is a node");
+        }
+        self.inside.appears(node).await;
         self.host
             .until(DNS, "no address", |s| {
                 !object::text(s, "/spec/clusterIP").is_empty()

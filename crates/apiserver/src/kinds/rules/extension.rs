@@ -42,7 +42,30 @@ pub(in crate::kinds) struct FlowSchema;
 /// The rules of PriorityLevelConfigurations.
 pub(in crate::kinds) struct PriorityLevel;
 
+/// A version that objects may still be stored in cannot go.
+fn stored_versions(errors: &mut Errors, object: &Value) {
+    let at = FieldPath::new("status").child("storedVersions");
+    let versions = list(&object["spec"], "versions");
+    for (index, stored) in list(&object["status"], "storedVersions").iter().enumerate() {
+        if !versions.iter().any(|version| version["name"] == *stored) {
+            let name = stored.as_str().unwrap_or_default();
+            let detail = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must \
+                 remain in spec.versions until a storage migration ensures no data remains \
+                 persisted in {name} and removes {name} from status.storedVersions"
+            );
+            errors.push(FieldError::invalid(&at.index(index), name, detail));
+        }
+    }
+}
+
 impl Strategy for CustomResourceDefinition {
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> Errors {
+        let mut errors = Vec::new();
+        stored_versions(&mut errors, object);
+        errors
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = spec_mut(object) else {
             return;
@@ -160,6 +183,7 @@ impl Strategy for CustomResourceDefinition {
             }
         }
         crd_versions(&mut errors, spec, &path.child("versions"));
+        stored_versions(&mut errors, object);
         let conversion = &spec["conversion"];
         let at = path.child("conversion");
         let strategy = str_at(conversion, "strategy");
