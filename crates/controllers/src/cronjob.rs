@@ -89,8 +89,7 @@ impl Controller {
     ) -> Result<(), Error> {
         let meta = &cron.metadata;
         let template = template(cron.spec.job_template.as_deref())?;
-        // Named after its time: the same run is never made twice.
-        let name = format!("{}-{}", meta.name, at.as_second() / 60);
+        let name = plan::job_name(&meta.name, at);
         let mut annotations = template["metadata"]["annotations"].clone();
         if !annotations.is_object() {
             annotations = json!({});
@@ -202,6 +201,7 @@ impl Controller {
             Note::TooManyMissed(_) => (Severity::Warning, "TooManyMissedTimes"),
             Note::StillActive => (Severity::Normal, "JobAlreadyActive"),
             Note::Finished(_) => (Severity::Normal, "SawCompletedJob"),
+            Note::Unexpected(_) => (Severity::Warning, "UnexpectedJob"),
         };
         self.record(cron, severity, reason, note.to_string());
     }

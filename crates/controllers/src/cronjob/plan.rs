@@ -29,6 +29,8 @@ pub(super) enum Note {
     TooManyMissed(usize),
     StillActive,
     Finished(String),
+    /// A job that someone else made.
+    Unexpected(String),
 }
 
 impl fmt::Display for Note {
@@ -47,6 +49,10 @@ impl fmt::Display for Note {
                  Forbid",
             ),
             Self::Finished(text) => f.write_str(text),
+            Self::Unexpected(job) => write!(
+                f,
+                "Saw a job that the controller did not create or forgot: {job}"
+            ),
         }
     }
 }
@@ -61,6 +67,21 @@ pub(super) struct Plan {
     pub look_again: Option<Duration>,
 }
 
+/// The name of the job of one run. It is made of the time, so that the same
+/// run is never made twice.
+pub(super) fn job_name(cron_job: &str, at: Timestamp) -> String {
+    format!("{cron_job}-{}", at.as_second() / 60)
+}
+
+/// True if the name is one of [`job_name`]: of a job that was made and not yet
+/// written down.
+fn is_job_name(name: &str, cron_job: &str) -> bool {
+    let minute = name
+        .strip_prefix(cron_job)
+        .and_then(|rest| rest.strip_prefix('-'));
+    minute.is_some_and(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// Decides the next writes.
 pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     let mut plan = Plan {
@@ -70,7 +91,7 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
         status: cron.status.clone(),
         look_again: None,
     };
-    note_ended(jobs, &mut plan);
+    note_ended(cron, jobs, &mut plan);
     if cron.spec.suspend {
         return plan;
     }
@@ -107,7 +128,7 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     }
     let running: Vec<&Arc<Job>> = jobs
         .iter()
-        .filter(|job| !job.status.is_finished() && !job.metadata.is_deleting())
+        .filter(|job| is_active(&plan.status, job) && !job.metadata.is_deleting())
         .collect();
     match cron.spec.concurrency_policy.as_str() {
         "Forbid" if !running.is_empty() => {
@@ -162,12 +183,20 @@ fn last_due(
     (due, count)
 }
 
-/// Brings the list of active jobs up to date.
-fn note_ended(jobs: &[Arc<Job>], plan: &mut Plan) {
+fn is_active(status: &CronJobStatus, job: &Job) -> bool {
+    status
+        .active
+        .iter()
+        .any(|active| active.uid == job.metadata.uid)
+}
+
+/// Brings the list of active jobs up to date. Jobs that someone else made for
+/// this cron job (`kubectl create job --from`) are none of them, and so hold
+/// up no run.
+fn note_ended(cron: &CronJob, jobs: &[Arc<Job>], plan: &mut Plan) {
     let status = &mut plan.status;
     for job in jobs.iter().filter(|job| job.status.is_finished()) {
-        let uid = &job.metadata.uid;
-        if status.active.iter().any(|active| active.uid == *uid) {
+        if is_active(status, job) {
             let outcome = if job.status.has("Complete") {
                 "Complete"
             } else {
@@ -192,15 +221,15 @@ fn note_ended(jobs: &[Arc<Job>], plan: &mut Plan) {
         .active
         .retain(|active| find(&active.uid).is_some_and(|job| !job.status.is_finished()));
     for job in jobs.iter().filter(|job| !job.status.is_finished()) {
-        if !status
-            .active
-            .iter()
-            .any(|active| active.uid == job.metadata.uid)
-        {
-            status.active.push(ActiveJob {
-                name: job.metadata.name.clone(),
-                uid: job.metadata.uid.clone(),
-            });
+        if is_active(status, job) {
+            continue;
+        }
+        let name = job.metadata.name.clone();
+        if is_job_name(&name, &cron.metadata.name) {
+            let uid = job.metadata.uid.clone();
+            status.active.push(ActiveJob { name, uid });
+        } else {
+            plan.notes.push(Note::Unexpected(name));
         }
     }
 }
@@ -307,6 +336,20 @@ mod tests {
         let replaced = with("Replace");
         assert!(replaced.run.is_some() && replaced.status.active.is_empty());
         assert_eq!(replaced.delete[0].metadata.name, "c-1");
+    }
+
+    #[test]
+    fn jobs_of_others_are_not_counted() {
+        let now = at("2026-01-01T00:30:00Z");
+        let forbid = cron(json!({"concurrencyPolicy": "Forbid"}), json!({}));
+        let by_hand = plan(&forbid, &[job("c-by-hand", None)], now);
+        assert!(by_hand.run.is_some() && by_hand.status.active.is_empty());
+        assert_eq!(by_hand.notes, [Note::Unexpected("c-by-hand".to_owned())]);
+        // One that was made just before a crash is known by its name.
+        let made = job(&job_name("c", at("2026-01-01T00:20:00Z")), None);
+        let forgotten = plan(&forbid, &[made], now);
+        assert_eq!(forgotten.run, None);
+        assert_eq!(forgotten.status.active.len(), 1);
     }
 
     #[test]
