@@ -216,8 +216,14 @@ pub trait Strategy: Send + Sync + 'static {
     /// restored everything but `status` and a few metadata fields from `old`.
     fn prepare_for_status_update(&self, _object: &mut Value, _old: &Value) {}
 
-    /// Errors of a new object.
+    /// Errors of an object. In a change, those that the object had before do
+    /// not count: what is stored can always be changed elsewhere.
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Errors of a new object, besides those of `validate`.
+    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
     }
 

@@ -53,6 +53,7 @@ impl Writer<'_> {
         let rule = strategy.name_rule();
         let mut errors = validate_object_meta(&object, self.resource.namespaced(), rule);
         errors.extend(strategy.validate(&object));
+        errors.extend(strategy.validate_create(&object));
         self.check(&name, &errors)?;
         strategy.warnings(&object).into_iter().for_each(self.warn);
         self.admit(Operation::Create, (namespace, &name), Some(&object), None)

@@ -106,7 +106,12 @@ impl Writer<'_> {
         }
         let mut errors = validate_object_meta_update(&new, old);
         if matches!(part, Part::Main | Part::Checked) {
-            errors.extend(strategy.validate(&new));
+            let mut found = strategy.validate(&new);
+            if !found.is_empty() {
+                let known = strategy.validate(old);
+                found.retain(|error| !known.contains(error));
+            }
+            errors.extend(found);
         }
         if part == Part::Main {
             errors.extend(strategy.validate_update(&new, old));

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::probes::probes;
 use super::text::{check, check_required, ip_address, port_number};
-use super::volumes::{Volumes, mounts};
+use super::volumes::{Volumes, mounts, not_found};
 use super::{Errors, given, list, one_of, quantities, security, str_at};
 
 /// Fields of a pod that an environment variable may show.
@@ -43,11 +43,15 @@ const RESOURCE_FIELDS: &[&str] = &[
     "requests.memory",
 ];
 
+/// Names that an error lists at most: one is told for each wrong reference.
+const MAX_NAMES_TOLD: usize = 20;
+
 /// All lists of containers of a pod.
 pub(super) fn all(errors: &mut Errors, spec: &Value, path: &FieldPath, volumes: &Volumes<'_>) {
     if list(spec, "containers").is_empty() {
         errors.push(FieldError::required(&path.child("containers"), ""));
     }
+    let grace = spec["terminationGracePeriodSeconds"].as_i64();
     let mut names = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     for key in ["containers", "initContainers", "ephemeralContainers"] {
@@ -59,25 +63,23 @@ pub(super) fn all(errors: &mut Errors, spec: &Value, path: &FieldPath, volumes: 
                 errors.push(FieldError::duplicate(&at.child("name"), name));
             }
             self::container(errors, container, &at, volumes);
+            resize_policy(errors, container, spec, &at);
+            claims(errors, container, spec, &at);
             let restartable = container["restartPolicy"] == "Always";
             match key {
                 "containers" => {
                     self::host_ports(errors, container, &at, &mut host_ports);
-                    self::probes_of(errors, container, &at);
+                    probes(errors, container, grace, &at);
                 }
                 "initContainers" if restartable => {
                     self::host_ports(errors, container, &at, &mut host_ports);
-                    self::probes_of(errors, container, &at);
+                    probes(errors, container, grace, &at);
                 }
                 "initContainers" => no_probes(errors, container, &at),
                 _ => ephemeral(errors, container, &at, spec),
             }
         }
     }
-}
-
-fn probes_of(errors: &mut Errors, container: &Value, path: &FieldPath) {
-    probes(errors, container, path);
 }
 
 fn no_probes(errors: &mut Errors, container: &Value, path: &FieldPath) {
@@ -114,12 +116,7 @@ fn ephemeral(errors: &mut Errors, container: &Value, path: &FieldPath, spec: &Va
         .flat_map(|key| list(spec, key))
         .any(|c| str_at(c, "name") == target);
     if !target.is_empty() && !known {
-        errors.push(FieldError {
-            kind: coracle_machinery::FieldErrorKind::NotFound,
-            path: path.child("targetContainerName"),
-            value: Some(target.into()),
-            detail: String::new(),
-        });
+        errors.push(not_found(&path.child("targetContainerName"), target));
     }
 }
 
@@ -162,6 +159,72 @@ fn container(errors: &mut Errors, container: &Value, path: &FieldPath, volumes: 
         &container["securityContext"],
         &path.child("securityContext"),
     );
+}
+
+/// What happens to a container when its resources change.
+fn resize_policy(errors: &mut Errors, container: &Value, spec: &Value, path: &FieldPath) {
+    let at = path.child("resizePolicy");
+    let mut seen = BTreeSet::new();
+    for (index, policy) in list(container, "resizePolicy").iter().enumerate() {
+        let (resource, restart) = (
+            str_at(policy, "resourceName"),
+            str_at(policy, "restartPolicy"),
+        );
+        if !seen.insert(resource) {
+            errors.push(FieldError::duplicate(&at.index(index), resource));
+        }
+        for (text, allowed) in [
+            (resource, &["cpu", "memory"]),
+            (restart, &["NotRequired", "RestartContainer"]),
+        ] {
+            if text.is_empty() {
+                errors.push(FieldError::required(&at, ""));
+            } else if !allowed.contains(&text) {
+                errors.push(FieldError::not_supported(&at, text, allowed));
+            }
+        }
+        if str_at(spec, "restartPolicy") == "Never" && restart != "NotRequired" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(&at, restart, detail));
+        }
+    }
+}
+
+/// Uses of what the pod claims.
+fn claims(errors: &mut Errors, container: &Value, spec: &Value, path: &FieldPath) {
+    let used = list(&container["resources"], "claims");
+    if used.is_empty() {
+        return;
+    }
+    let claims = list(spec, "resourceClaims").iter();
+    let known: BTreeSet<&str> = claims.map(|claim| str_at(claim, "name")).collect();
+    let mut seen = BTreeSet::new();
+    for (index, claim) in used.iter().enumerate() {
+        let at = path.child("resources").child("claims").index(index);
+        let (name, request) = (str_at(claim, "name"), str_at(claim, "request"));
+        if !request.is_empty() {
+            check(errors, &at.child("request"), request, dns1123_label_errors);
+        }
+        if name.is_empty() {
+            errors.push(FieldError::required(&at, ""));
+            continue;
+        }
+        if !seen.insert((name, request)) {
+            errors.push(FieldError::duplicate(&at, name));
+        }
+        if !known.contains(name) {
+            let all: Vec<&str> = known.iter().copied().take(MAX_NAMES_TOLD).collect();
+            let detail = "must be one of the names in pod.spec.resourceClaims";
+            let detail = match all.as_slice() {
+                [] => format!("{detail} which is empty"),
+                all => format!("{detail}: {}", all.join(", ")),
+            };
+            errors.push(FieldError {
+                detail,
+                ..not_found(&at, name)
+            });
+        }
+    }
 }
 
 fn ports(errors: &mut Errors, container: &Value, path: &FieldPath) {

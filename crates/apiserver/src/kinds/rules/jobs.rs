@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::workloads::pod_template;
 use super::{
-    Errors, default_field, each_mut, immutable, map_mut, non_negative, one_of, pod_defaults,
-    selectors, spec_mut, str_at,
+    Errors, default_field, each_mut, immutable, job_policies, map_mut, non_negative, one_of,
+    pod_defaults, selectors, spec_mut, str_at,
 };
 use crate::kind::{Propagation, Strategy};
 
@@ -217,24 +217,25 @@ fn job_spec(errors: &mut Errors, spec: &Value, path: &FieldPath) {
         let detail = "when completion mode is Indexed";
         errors.push(FieldError::required(&path.child("completions"), detail));
     }
-    one_of(
-        errors,
-        spec,
-        "podReplacementPolicy",
-        path,
-        &["Failed", "TerminatingOrFailed"],
-    );
+    job_policies::policies(errors, spec, path);
     let template = &spec["template"];
     pod_template(errors, template, &path.child("template"));
-    if !matches!(
-        str_at(&template["spec"], "restartPolicy"),
-        "OnFailure" | "Never"
-    ) {
-        let at = path.child("template").child("spec").child("restartPolicy");
-        errors.push(FieldError::required(
-            &at,
-            "valid values: \"OnFailure\", \"Never\"",
-        ));
+    let at = path.child("template").child("spec").child("restartPolicy");
+    let restart = str_at(&template["spec"], "restartPolicy");
+    match restart {
+        "OnFailure" | "Never" => {}
+        "" | "Always" => {
+            let detail = "valid values: \"OnFailure\", \"Never\"";
+            errors.push(FieldError::required(&at, detail));
+        }
+        other => {
+            let allowed = ["OnFailure", "Never"];
+            errors.push(FieldError::not_supported(&at, other, &allowed));
+        }
+    }
+    if !spec["podFailurePolicy"].is_null() && restart != "Never" {
+        let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+        errors.push(FieldError::invalid(&at, restart, detail));
     }
 }
 

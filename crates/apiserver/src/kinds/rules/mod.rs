@@ -10,11 +10,14 @@ mod containers;
 mod endpoints;
 mod events;
 mod extension;
+mod job_policies;
 mod jobs;
+mod limits;
 mod metadata;
 mod network;
 mod pod;
 mod pod_defaults;
+mod pod_host;
 mod pod_spec;
 mod pod_update;
 mod policy;
@@ -39,10 +42,11 @@ pub(super) use extension::{
     CustomResourceDefinition, FlowSchema, PriorityLevel, WebhookConfiguration,
 };
 pub(super) use jobs::{CronJob, Job};
+pub(super) use limits::{LimitRange, ResourceQuota};
 pub(super) use network::{Ingress, IngressClass, NetworkPolicy};
 pub(super) use pod::Pod;
 pub use pod::validate_ephemeral_containers;
-pub(super) use policy::{DisruptionBudget, LimitRange, ResourceQuota};
+pub(super) use policy::DisruptionBudget;
 pub(super) use service::Service;
 pub(super) use storage::{Claim, CsiDriver, PersistentVolume, StorageClass, VolumeAttachment};
 pub(super) use workloads::{
@@ -50,7 +54,7 @@ pub(super) use workloads::{
     StatefulSet,
 };
 
-use coracle_machinery::{FieldError, FieldPath};
+use coracle_machinery::{FieldError, FieldErrorKind, FieldPath};
 use serde_json::{Map, Value};
 
 /// What validation finds.
@@ -116,6 +120,18 @@ fn one_of(errors: &mut Errors, value: &Value, key: &str, path: &FieldPath, allow
     let text = str_at(value, key);
     if !text.is_empty() && !allowed.contains(&text) {
         errors.push(FieldError::not_supported(&path.child(key), text, allowed));
+    }
+}
+
+/// An error if the list has more than `most` items.
+fn too_many(errors: &mut Errors, items: &[Value], most: usize, path: &FieldPath) {
+    if items.len() > most {
+        errors.push(FieldError {
+            kind: FieldErrorKind::TooMany,
+            path: path.clone(),
+            value: Some(items.len().into()),
+            detail: format!("must have at most {most} items"),
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use coracle_machinery::{FieldError, FieldPath};
 use serde_json::{Map, Value, json};
 
 use super::probes::port as check_port;
-use super::text::{check, check_required, cidr};
+use super::text::{check, check_required, cidr, domain_prefixed_path};
 use super::{
     Errors, default_field, each_mut, given, immutable, list, map_mut, one_of, selectors, spec_mut,
     str_at,
@@ -173,13 +173,7 @@ impl Strategy for IngressClass {
         let mut errors = Vec::new();
         let path = FieldPath::new("spec").child("controller");
         let controller = str_at(&object["spec"], "controller");
-        let form = |text: &str| -> Vec<String> {
-            match text.split_once('/') {
-                Some((domain, rest)) if !rest.is_empty() => dns1123_subdomain_errors(domain),
-                _ => vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()],
-            }
-        };
-        check_required(&mut errors, &path, controller, form);
+        domain_prefixed_path(&mut errors, &path, controller);
         errors
     }
 

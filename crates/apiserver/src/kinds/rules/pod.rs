@@ -4,7 +4,7 @@ use coracle_machinery::quantity::Quantity;
 use coracle_machinery::{FieldError, FieldPath, object};
 use serde_json::{Map, Value, json};
 
-use super::{Errors, list, pod_defaults, pod_spec, pod_update, spec_mut, str_at};
+use super::{Errors, given, list, pod_defaults, pod_spec, pod_update, spec_mut, str_at};
 use crate::kind::Strategy;
 
 /// Seconds that a pod has to stop if it does not say.
@@ -23,7 +23,6 @@ impl Strategy for Pod {
     fn prepare_for_create(&self, object: &mut Value) {
         if let Some(spec) = spec_mut(object) {
             pod_defaults::mirror_service_account(spec);
-            spec.remove("ephemeralContainers");
         }
         let mut status = json!({"phase": "Pending", "qosClass": qos_class(&object["spec"])});
         if !list(&object["spec"], "schedulingGates").is_empty() {
@@ -65,7 +64,30 @@ impl Strategy for Pod {
 
     fn validate(&self, object: &Value) -> Errors {
         let mut errors = Vec::new();
-        pod_spec::pod_spec(&mut errors, &object["spec"], &FieldPath::new("spec"));
+        let path = FieldPath::new("spec");
+        pod_spec::pod_spec(&mut errors, &object["spec"], &path);
+        // A template may leave the image to who makes pods of it.
+        for (index, volume) in list(&object["spec"], "volumes").iter().enumerate() {
+            if given(volume, "image") && str_at(&volume["image"], "reference").is_empty() {
+                let at = path.child("volumes").index(index).child("image");
+                errors.push(FieldError::required(&at.child("reference"), ""));
+            }
+        }
+        errors
+    }
+
+    fn validate_create(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = &object["spec"];
+        if !list(spec, "ephemeralContainers").is_empty() {
+            let at = path.child("ephemeralContainers");
+            errors.push(FieldError::forbidden(&at, "cannot be set on create"));
+        }
+        if !str_at(spec, "nodeName").is_empty() && !list(spec, "schedulingGates").is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.push(FieldError::forbidden(&path.child("nodeName"), detail));
+        }
         errors
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::text::{check, check_required, ip_address};
 use super::volumes::{object_names, volumes};
-use super::{Errors, containers, given, list, one_of, security, selectors, str_at};
+use super::{Errors, containers, given, list, one_of, pod_host, security, selectors, str_at};
 
 const TAINT_EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
@@ -55,6 +55,7 @@ pub(super) fn pod_spec(errors: &mut Errors, spec: &Value, path: &FieldPath) {
         let detail = "must be between 1 and 2147483647, inclusive";
         errors.push(FieldError::invalid(&at, seconds, detail));
     }
+    pod_host::rules(errors, spec, path);
     if spec["hostNetwork"] == true {
         host_network_ports(errors, spec, path);
     }

@@ -10,7 +10,8 @@ use super::{Errors, given, list, non_negative, one_of, str_at};
 const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 
 /// The three probes and the lifecycle of a container.
-pub(super) fn probes(errors: &mut Errors, container: &Value, path: &FieldPath) {
+/// `grace` is the time that the pod has to end, in seconds.
+pub(super) fn probes(errors: &mut Errors, container: &Value, grace: Option<i64>, path: &FieldPath) {
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let probe = &container[name];
         if probe.is_null() {
@@ -59,6 +60,15 @@ pub(super) fn probes(errors: &mut Errors, container: &Value, path: &FieldPath) {
                 &at,
                 &["exec", "httpGet", "tcpSocket", "sleep"],
             );
+            if let (Some(grace), Some(seconds)) =
+                (grace, lifecycle[name]["sleep"]["seconds"].as_i64())
+                && !(0..=grace).contains(&seconds)
+            {
+                let detail = format!(
+                    "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                );
+                errors.push(FieldError::invalid(&at.child("sleep"), seconds, detail));
+            }
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Validation of security contexts of pods and containers.
 
+use std::collections::BTreeSet;
+
 use coracle_machinery::{FieldError, FieldPath};
 use serde_json::Value;
 
 use super::{Errors, list, one_of, str_at};
 
 const SECCOMP_TYPES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+/// Longest name of a kernel setting.
+const SYSCTL_MAX: usize = 253;
 
 /// `spec.securityContext`.
 pub(super) fn pod(errors: &mut Errors, context: &Value, path: &FieldPath) {
@@ -35,12 +39,33 @@ pub(super) fn pod(errors: &mut Errors, context: &Value, path: &FieldPath) {
         &context["seccompProfile"],
         &path.child("seccompProfile"),
     );
+    let mut seen = BTreeSet::new();
     for (index, sysctl) in list(context, "sysctls").iter().enumerate() {
-        if str_at(sysctl, "name").is_empty() {
-            let at = path.child("sysctls").index(index).child("name");
+        let at = path.child("sysctls").index(index).child("name");
+        let name = str_at(sysctl, "name");
+        if name.is_empty() {
             errors.push(FieldError::required(&at, ""));
+        } else if !is_sysctl(name) {
+            let detail = format!(
+                "must have at most {SYSCTL_MAX} characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
+            );
+            errors.push(FieldError::invalid(&at, name, detail));
+        } else if !seen.insert(name) {
+            errors.push(FieldError::duplicate(&at, name));
         }
     }
+}
+
+/// True for names such as `net.ipv4.ip_forward`, with dots or slashes.
+fn is_sysctl(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let part = |part: &str| {
+        let part = part.as_bytes();
+        part.iter().all(|b| plain(*b) || matches!(b, b'-' | b'_'))
+            && part.first().is_some_and(|b| plain(*b))
+            && part.last().is_some_and(|b| plain(*b))
+    };
+    name.len() <= SYSCTL_MAX && name.split(['.', '/']).all(part)
 }
 
 /// `securityContext` of a container.

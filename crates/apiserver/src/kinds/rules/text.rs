@@ -1,5 +1,6 @@
 //! Forms of texts, with upstream's words for what is wrong.
 
+use coracle_machinery::names::dns1123_subdomain_errors;
 use coracle_machinery::{FieldError, FieldPath};
 
 use super::Errors;
@@ -54,6 +55,30 @@ pub(super) fn cidr(text: &str) -> Vec<String> {
         Vec::new()
     } else {
         vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
+    }
+}
+
+/// Characters of a path in a URL besides letters and digits.
+const PATH_CHARACTERS: &str = "/-._~%!$&'()*+,;=:";
+
+/// A name such as `example.com/controller`.
+pub(super) fn domain_prefixed_path(errors: &mut Errors, path: &FieldPath, value: &str) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    let parts = value.split_once('/');
+    let Some((domain, rest)) = parts.filter(|(d, r)| !d.is_empty() && !r.is_empty()) else {
+        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        errors.push(FieldError::invalid(path, value, detail));
+        return;
+    };
+    check(errors, path, domain, dns1123_subdomain_errors);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || PATH_CHARACTERS.contains(c);
+    if !rest.chars().all(allowed) {
+        let detail =
+            "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        errors.push(FieldError::invalid(path, rest, detail));
     }
 }
 

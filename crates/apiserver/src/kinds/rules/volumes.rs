@@ -98,6 +98,7 @@ fn one_source(errors: &mut Errors, kind: &str, source: &Value, path: &FieldPath)
                 ));
             }
         }
+        "iscsi" => iscsi(errors, source, path),
         "csi" => required_text(errors, source, "driver", path),
         "image" => one_of(
             errors,
@@ -114,6 +115,27 @@ fn one_source(errors: &mut Errors, kind: &str, source: &Value, path: &FieldPath)
             super::storage::claim_spec(errors, &source["volumeClaimTemplate"]["spec"], &at);
         }
         _ => {}
+    }
+}
+
+fn iscsi(errors: &mut Errors, source: &Value, path: &FieldPath) {
+    required_text(errors, source, "targetPortal", path);
+    required_text(errors, source, "iqn", path);
+    let name = str_at(source, "iqn");
+    if !name.is_empty() && !["iqn", "eui", "naa"].iter().any(|p| name.starts_with(p)) {
+        let detail = "must be valid format starting with iqn, eui, or naa";
+        errors.push(FieldError::invalid(&path.child("iqn"), name, detail));
+    }
+    if let Some(lun) = source["lun"]
+        .as_i64()
+        .filter(|lun| !(0..=255).contains(lun))
+    {
+        let detail = "must be between 0 and 255, inclusive";
+        errors.push(FieldError::invalid(&path.child("lun"), lun, detail));
+    }
+    let authenticated = ["chapAuthDiscovery", "chapAuthSession"];
+    if authenticated.iter().any(|key| source[*key] == true) && !given(source, "secretRef") {
+        errors.push(FieldError::required(&path.child("secretRef"), ""));
     }
 }
 
@@ -303,6 +325,13 @@ pub(super) fn mounts(
             &at,
             &["Bidirectional", "HostToContainer", "None"],
         );
+        if mount["mountPropagation"] == "Bidirectional"
+            && container["securityContext"]["privileged"] != true
+        {
+            let detail =
+                "Bidirectional mount propagation is available only to privileged containers";
+            errors.push(FieldError::forbidden(&at.child("mountPropagation"), detail));
+        }
     }
     let at = path.child("volumeDevices");
     for (index, device) in list(container, "volumeDevices").iter().enumerate() {
@@ -324,7 +353,8 @@ pub(super) fn mounts(
     }
 }
 
-fn not_found(path: &FieldPath, value: &str) -> FieldError {
+/// A reference to something that the pod does not have.
+pub(super) fn not_found(path: &FieldPath, value: &str) -> FieldError {
     FieldError {
         kind: coracle_machinery::FieldErrorKind::NotFound,
         path: path.clone(),
