@@ -104,9 +104,37 @@ impl<'a> Tenant<'a> {
             &self.config.workload_service_account(self.name),
             owner,
         );
-        workload["automountServiceAccountToken"] = json!(false);
         let mut own = self.object("v1", "ServiceAccount", &account, owner);
-        own["automountServiceAccountToken"] = json!(false);
+        let advanced = &self.config.control_plane.advanced;
+        let (of_own, of_workloads) = (
+            &advanced.service_account,
+            &advanced.workload_service_account,
+        );
+        for (object, secrets) in [
+            (&mut own, &of_own.image_pull_secrets),
+            (&mut workload, &of_workloads.image_pull_secrets),
+        ] {
+            object["automountServiceAccountToken"] = json!(false);
+            if !secrets.is_empty() {
+                object["imagePullSecrets"] = json!(secrets);
+            }
+        }
+        for (object, labels, annotations) in [
+            (&mut own, &of_own.labels, &of_own.annotations),
+            (
+                &mut workload,
+                &of_workloads.labels,
+                &of_workloads.annotations,
+            ),
+            (
+                &mut headless,
+                &advanced.headless_service.labels,
+                &advanced.headless_service.annotations,
+            ),
+        ] {
+            add_texts(object, "labels", labels);
+            add_texts(object, "annotations", annotations);
+        }
 
         let mut all = self.policies(facts);
         all.extend([
@@ -192,8 +220,8 @@ impl<'a> Tenant<'a> {
         );
         object["spec"] = spec;
         add_texts(&mut object, "labels", &settings.labels);
-        object["metadata"]["annotations"] =
-            json!({marks::KUBERNETES_VERSION: coracle_config::KUBERNETES_VERSION});
+        object["metadata"]["annotations"][marks::KUBERNETES_VERSION] =
+            json!(coracle_config::KUBERNETES_VERSION);
         let grants = self.grants();
         if !grants.is_empty() {
             let places: Vec<&str> = grants
@@ -284,6 +312,7 @@ impl<'a> Tenant<'a> {
             format!("--context={name}"),
         ];
         let service = names::service(name);
+        let ingress = &config.control_plane.ingress;
         let sans = [
             facts.cluster_ip.clone(),
             "$(POD_IP)".to_owned(),
@@ -294,6 +323,7 @@ impl<'a> Tenant<'a> {
         arguments.extend(
             sans.iter()
                 .chain(&config.control_plane.proxy.extra_sans)
+                .chain(ingress.enabled.then_some(&ingress.host))
                 .map(|san| format!("--san={san}")),
         );
         if config.control_plane.coredns.enabled {
@@ -403,6 +433,12 @@ impl<'a> Tenant<'a> {
                 "name": names::service(self.name), "uid": owner.uid,
             }]);
         }
+        let advanced = &self.config.control_plane.advanced;
+        add_texts(
+            &mut object,
+            "annotations",
+            &advanced.global_metadata.annotations,
+        );
         object
     }
 }
@@ -539,6 +575,29 @@ pub(crate) mod tests {
                 json!([{"kind": "ServiceAccount", "name": "vc-team", "namespace": "demo"}])
             );
         }
+    }
+
+    #[test]
+    fn metadata_of_the_users_choice_is_where_it_was_asked_for() {
+        let all = rendered(
+            "controlPlane: {advanced: {globalMetadata: {annotations: {team: a}}, \
+             headlessService: {labels: {l: h}}, serviceAccount: {imagePullSecrets: [{name: pull}]}, \
+             workloadServiceAccount: {annotations: {w: x}}}}",
+        );
+        for object in &all {
+            assert_eq!(object["metadata"]["annotations"]["team"], "a", "{object}");
+        }
+        let find = |name: &str| all.iter().find(|o| o["metadata"]["name"] == name).unwrap();
+        assert_eq!(find("team-headless")["metadata"]["labels"]["l"], "h");
+        assert_eq!(
+            find("vc-workload-team")["metadata"]["annotations"]["w"],
+            "x"
+        );
+        let account = all
+            .iter()
+            .find(|o| o["kind"] == "ServiceAccount" && o["metadata"]["name"] == "vc-team")
+            .unwrap();
+        assert_eq!(account["imagePullSecrets"], json!([{"name": "pull"}]));
     }
 
     #[test]

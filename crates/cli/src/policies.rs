@@ -1,5 +1,6 @@
-//! What bounds a virtual cluster on the host: ResourceQuota, LimitRange and
-//! NetworkPolicies of its namespace, where the values ask for them.
+//! What a virtual cluster has on the host only where the values ask for it: the
+//! ResourceQuota, LimitRange and NetworkPolicies that bound it, and an Ingress in
+//! front of it.
 
 use coracle_config::model::{Fragment, Texts};
 use coracle_config::{marks, names};
@@ -11,7 +12,8 @@ use crate::manifests::{API_PORT, DNS_PORT, ServiceFacts, Tenant, add_texts};
 const HOST_API_PORTS: [u16; 3] = [443, 6443, 8443];
 
 impl Tenant<'_> {
-    /// The policies that the values ask for. Before the pods that they bound.
+    /// The policies that the values ask for, before the pods that they bound,
+    /// and the Ingress.
     pub fn policies(&self, facts: &ServiceFacts) -> Vec<Value> {
         let policies = &self.config.policies;
         let mut all = Vec::new();
@@ -25,10 +27,13 @@ impl Tenant<'_> {
             all.push(self.workload_policy(facts));
             all.push(self.control_plane_policy(facts));
         }
+        if self.config.control_plane.ingress.enabled {
+            all.push(self.ingress(facts));
+        }
         all
     }
 
-    /// Type and name of every policy there could be.
+    /// Type and name of everything of these that there could be.
     pub fn possible_policies(&self) -> Vec<Value> {
         let limits = names::limits(self.name);
         let network = "networking.k8s.io/v1";
@@ -41,10 +46,31 @@ impl Tenant<'_> {
                 "NetworkPolicy",
                 names::control_plane_policy(self.name),
             ),
+            (network, "Ingress", names::service(self.name)),
         ]
         .into_iter()
         .map(|(version, kind, name)| self.object(version, kind, &name, None))
         .collect()
+    }
+
+    fn ingress(&self, facts: &ServiceFacts) -> Value {
+        let choice = &self.config.control_plane.ingress;
+        let name = names::service(self.name);
+        let mut object = self.policy(
+            "networking.k8s.io/v1",
+            "Ingress",
+            &name,
+            facts,
+            &choice.labels,
+            &choice.annotations,
+        );
+        let backend = json!({"service": {"name": name, "port": {"name": "https"}}});
+        let path = json!({"path": "/", "pathType": choice.path_type, "backend": backend});
+        object["spec"] = json!({"rules": [{"host": choice.host, "http": {"paths": [path]}}]});
+        for (key, value) in &choice.spec {
+            object["spec"][key] = value.clone();
+        }
+        object
     }
 
     fn limit_range(&self, facts: &ServiceFacts) -> Value {
@@ -278,9 +304,35 @@ mod tests {
     }
 
     #[test]
+    fn an_ingress_leads_to_the_service_and_passes_tls_through() {
+        let all = rendered(
+            "controlPlane: {ingress: {enabled: true, host: team.example, \
+             spec: {ingressClassName: nginx}, annotations: {a: b}}}",
+        );
+        let [ingress] = &all[..] else {
+            panic!("{all:?}")
+        };
+        let annotations = &ingress["metadata"]["annotations"];
+        assert_eq!(
+            annotations["nginx.ingress.kubernetes.io/ssl-passthrough"],
+            "true"
+        );
+        assert_eq!(annotations["a"], "b");
+        assert_eq!(ingress["spec"]["ingressClassName"], "nginx");
+        let rule = &ingress["spec"]["rules"][0];
+        assert_eq!(rule["host"], "team.example");
+        assert_eq!(
+            rule["http"]["paths"][0]["backend"],
+            json!({"service": {"name": "team", "port": {"name": "https"}}})
+        );
+    }
+
+    #[test]
     fn every_policy_is_among_the_possible_ones() {
-        let config =
-            config("policies: {resourceQuota: {enabled: true}, networkPolicy: {enabled: true}}");
+        let config = config(
+            "{policies: {resourceQuota: {enabled: true}, networkPolicy: {enabled: true}}, \
+                    controlPlane: {ingress: {enabled: true, host: a.b}}}",
+        );
         let tenant = tenant(&config);
         let key = |o: &Value| (o["kind"].clone(), o["metadata"]["name"].clone());
         let possible: Vec<_> = tenant.possible_policies().iter().map(key).collect();

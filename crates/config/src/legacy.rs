@@ -229,6 +229,27 @@ const MOVES: &[Move] = &[
         "storage.className",
         &["controlPlane.statefulSet.persistence.volumeClaim.storageClass"],
     ),
+    switch("ingress.enabled", &["controlPlane.ingress.enabled"]),
+    text("ingress.host", &["controlPlane.ingress.host"]),
+    text("ingress.pathType", &["controlPlane.ingress.pathType"]),
+    text(
+        "ingress.ingressClassName",
+        &["controlPlane.ingress.spec.ingressClassName"],
+    ),
+    list("ingress.tls", &["controlPlane.ingress.spec.tls"]),
+    map("ingress.annotations", &["controlPlane.ingress.annotations"]),
+    map(
+        "globalAnnotations",
+        &["controlPlane.advanced.globalMetadata.annotations"],
+    ),
+    map(
+        "workloadServiceAccount.annotations",
+        &["controlPlane.advanced.workloadServiceAccount.annotations"],
+    ),
+    list(
+        "serviceAccount.imagePullSecrets",
+        &["controlPlane.advanced.serviceAccount.imagePullSecrets"],
+    ),
 ];
 
 /// Parts of `isolation`, which hold only where it is enabled.
@@ -578,7 +599,7 @@ mod tests {
     fn every_place_is_known_or_refused_with_a_reason() {
         let defaults = shape::defaults();
         for path in MOVES.iter().chain(ISOLATION).flat_map(|one| one.new) {
-            let free = path.starts_with("controlPlane.service.spec.");
+            let free = path.contains(".spec.");
             let known = defaults.pointer(&format!("/{}", path.replace('.', "/")));
             assert!(
                 free || known.is_some() || refused::find(path).is_some(),

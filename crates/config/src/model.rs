@@ -230,7 +230,7 @@ section!(
         enabled: bool = false,
         /// Labels and taints set inside are written to the host.
         sync_back_changes: bool = false,
-        /// The images that a node has are not shown. They never are.
+        /// The images that a node has are not shown.
         clear_image_status: bool = true,
         /// Which nodes.
         selector: NodeSelector = NodeSelector::default(),
@@ -256,6 +256,8 @@ section!(
         stateful_set: StatefulSet = StatefulSet::default(),
         /// The Service in front of the API server.
         service: Service = Service::default(),
+        /// An Ingress in front of the Service.
+        ingress: Ingress = Ingress::default(),
         /// The listener of the API server.
         proxy: Proxy = Proxy::default(),
         /// Cluster DNS.
@@ -384,6 +386,32 @@ section!(
 );
 
 section!(
+    /// An Ingress in front of the Service. It has to pass TLS through, since
+    /// users show their certificates to the API server itself.
+    Ingress {
+        /// Whether there is one.
+        enabled: bool = false,
+        /// The name under which it is reached; the certificate has it too.
+        host: String = String::new(),
+        /// The type of its one path.
+        path_type: String = "ImplementationSpecific".to_owned(),
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Annotations: by default those that have ingress-nginx pass TLS
+        /// through.
+        annotations: Texts = [
+            ("nginx.ingress.kubernetes.io/backend-protocol", "HTTPS"),
+            ("nginx.ingress.kubernetes.io/ssl-passthrough", "true"),
+            ("nginx.ingress.kubernetes.io/ssl-redirect", "true"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
+        /// Fields of its spec, such as `ingressClassName`.
+        spec: Fragment = Fragment::new(),
+    }
+);
+
+section!(
     /// The listener of the API server.
     Proxy {
         /// Further names and addresses in its certificate.
@@ -399,6 +427,32 @@ section!(
         virtual_scheduler: Switch = Switch::off(),
         /// The host account of workload pods.
         workload_service_account: WorkloadAccount = WorkloadAccount::default(),
+        /// The host account of the control plane's pod.
+        service_account: Account = Account::default(),
+        /// The Service that names the control plane's pod.
+        headless_service: Extra = Extra::default(),
+        /// What all host objects of the control plane get.
+        global_metadata: Global = Global::default(),
+    }
+);
+
+section!(
+    /// What all host objects of the control plane get.
+    Global {
+        /// Annotations.
+        annotations: Texts = Texts::new(),
+    }
+);
+
+section!(
+    /// A host account.
+    Account {
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
+        /// Secrets for private registries, as `{name}`.
+        image_pull_secrets: Vec<Value> = Vec::new(),
     }
 );
 
@@ -407,6 +461,12 @@ section!(
     WorkloadAccount {
         /// Its name; empty for `vc-workload-NAME`.
         name: String = String::new(),
+        /// Further labels.
+        labels: Texts = Texts::new(),
+        /// Further annotations.
+        annotations: Texts = Texts::new(),
+        /// Secrets for private registries, as `{name}`.
+        image_pull_secrets: Vec<Value> = Vec::new(),
     }
 );
 

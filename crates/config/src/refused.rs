@@ -54,32 +54,23 @@ pub const REFUSED: &[Refused] = &[
         "controlPlane.advanced.defaultImageRegistry",
         "controlPlane.statefulSet.image names the one image there is",
     ),
-    refused("controlPlane.advanced.globalMetadata", NOT_YET),
-    refused("controlPlane.advanced.headlessService", NOT_YET),
     refused("controlPlane.advanced.konnectivity", HOST_NODES),
     refused("controlPlane.advanced.kubeVip", HOST_NODES),
     refused("controlPlane.advanced.podDisruptionBudget", ONE_POD),
     refused("controlPlane.advanced.registry", NOT_YET),
+    given(
+        "controlPlane.advanced.serviceAccount.enabled",
+        "true",
+        "the syncer's account is always made",
+    ),
     refused(
-        "controlPlane.advanced.serviceAccount",
+        "controlPlane.advanced.serviceAccount.name",
         "the syncer's account is vc-NAME",
     ),
     given(
         "controlPlane.advanced.workloadServiceAccount.enabled",
         "true",
         "the account of workloads is always made",
-    ),
-    refused(
-        "controlPlane.advanced.workloadServiceAccount.annotations",
-        NOT_YET,
-    ),
-    refused(
-        "controlPlane.advanced.workloadServiceAccount.imagePullSecrets",
-        "pods name their secrets themselves",
-    ),
-    refused(
-        "controlPlane.advanced.workloadServiceAccount.labels",
-        NOT_YET,
     ),
     refused(
         "controlPlane.backingStore.database.embedded.extraArgs",
@@ -124,10 +115,6 @@ pub const REFUSED: &[Refused] = &[
     refused(
         "controlPlane.hostPathMapper",
         "pods with host paths see the host's own",
-    ),
-    refused(
-        "controlPlane.ingress",
-        "an Ingress of your own can lead to the Service of the virtual cluster",
     ),
     given(
         "controlPlane.proxy.bindAddress",
@@ -229,12 +216,7 @@ pub const REFUSED: &[Refused] = &[
         "kubeconfigs hold a client certificate",
     ),
     refused("external", NO_SERVICE),
-    refused("globalAnnotations", NOT_YET),
     refused("headless", NOT_YET),
-    refused(
-        "ingress",
-        "an Ingress of your own can lead to the Service of the virtual cluster",
-    ),
     refused(
         "init",
         "what runs inside is installed with kubectl or helm once it is there",
@@ -312,7 +294,12 @@ pub const REFUSED: &[Refused] = &[
         "securityContext",
         "both containers run without any privilege, as user 65532",
     ),
-    refused("serviceAccount", "the syncer's account is vc-NAME"),
+    given(
+        "serviceAccount.create",
+        "true",
+        "the syncer's account is always made",
+    ),
+    refused("serviceAccount.name", "the syncer's account is vc-NAME"),
     refused("serviceCIDR", "services have addresses of the host"),
     refused("sleep", NOT_YET),
     refused("sleepMode", NOT_YET),

@@ -268,6 +268,19 @@ mod tests {
             ("telemetry: {enabled: true}", false),
             ("plugins: {}", true),
             ("nope: 1", false),
+            (
+                "controlPlane: {ingress: {annotations: {nginx.ingress.kubernetes.io/ssl-redirect: null, a: b}}}",
+                true,
+            ),
+            ("controlPlane: {ingress: {annotations: {a: 1}}}", false),
+            (
+                "controlPlane: {ingress: {enabled: true, host: a.b, spec: {any: [1]}}}",
+                true,
+            ),
+            (
+                "controlPlane: {advanced: {serviceAccount: {imagePullSecrets: [{name: a}]}}}",
+                true,
+            ),
         ];
         let schema = schema();
         for (text, right) in cases {

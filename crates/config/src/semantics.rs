@@ -32,9 +32,10 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
             );
         }
     }
-    if !config.sync.from_host.nodes.clear_image_status {
-        let message = "the images that nodes have are never shown: only true is possible";
-        problem("sync.fromHost.nodes.clearImageStatus", message.into());
+    let ingress = &config.control_plane.ingress;
+    if ingress.enabled && !is_subdomain(&ingress.host) {
+        let message = format!("expected the name of a host, found {:?}", ingress.host);
+        problem("controlPlane.ingress.host", message);
     }
     let public = &config.policies.network_policy.workload.public_egress;
     let path = "policies.networkPolicy.workload.publicEgress";

@@ -11,6 +11,7 @@ use crate::refused;
 const FREE_FORM: &[&str] = &[
     "controlPlane.statefulSet.resources",
     "controlPlane.statefulSet.scheduling.affinity",
+    "controlPlane.ingress.spec",
     "controlPlane.service.spec",
     "policies.resourceQuota.quota",
     "policies.limitRange.default",
@@ -21,6 +22,8 @@ const FREE_FORM: &[&str] = &[
 
 /// Lists whose items are maps of any keys.
 const FREE_ITEMS: &[&str] = &[
+    "controlPlane.advanced.serviceAccount.imagePullSecrets",
+    "controlPlane.advanced.workloadServiceAccount.imagePullSecrets",
     "controlPlane.statefulSet.env",
     "controlPlane.statefulSet.scheduling.tolerations",
     "policies.networkPolicy.controlPlane.egress",
@@ -30,11 +33,18 @@ const FREE_ITEMS: &[&str] = &[
     "policies.resourceQuota.scopeSelector.matchExpressions",
 ];
 
+/// Texts under any keys, some of which are there by default.
+const INGRESS_ANNOTATIONS: &str = "controlPlane.ingress.annotations";
+
 /// Texts of which only some make sense.
 const CHOICES: &[(&str, &[&str])] = &[
     (
         "controlPlane.distro.k8s.version",
         crate::KUBERNETES_VERSION_NAMES,
+    ),
+    (
+        "controlPlane.ingress.pathType",
+        &["Exact", "Prefix", "ImplementationSpecific"],
     ),
     (
         "controlPlane.statefulSet.imagePullPolicy",
@@ -100,6 +110,7 @@ impl Shape {
         }
         match default {
             _ if FREE_FORM.contains(&path) => Self::Free,
+            _ if path == INGRESS_ANNOTATIONS => Self::Texts,
             Value::Object(known) if known.is_empty() => Self::Texts,
             Value::Object(known) => Self::Section(known.clone()),
             Value::Array(_) => Self::List(Box::new(Self::of_items(path))),
@@ -299,7 +310,7 @@ fn distance(left: &str, right: &str) -> usize {
 pub(crate) fn merge(into: &mut Value, default: &Value, values: Value, path: &str) {
     match (into, values) {
         (Value::Object(into), Value::Object(values)) => {
-            let any_keys = FREE_FORM.contains(&path);
+            let any_keys = FREE_FORM.contains(&path) || path == INGRESS_ANNOTATIONS;
             for (key, value) in values {
                 if any_keys && value.is_null() {
                     into.remove(&key);

@@ -224,6 +224,14 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn the_version_that_users_may_ask_for_is_the_one_that_is_served() {
+        assert_eq!(
+            coracle_config::KUBERNETES_VERSION,
+            coracle_apiserver::openapi::KUBERNETES_VERSION
+        );
+    }
+
+    #[test]
     fn published_kubeconfigs_are_as_chosen() {
         let admin = json!({
             "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:8443",

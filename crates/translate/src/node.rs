@@ -152,6 +152,11 @@ pub fn real_node(host: &Value, address: &str, kubelet_port: u16) -> Value {
     applied(node, |node| node["metadata"].clone())
 }
 
+/// Adds the images that the host's node has to the one inside.
+pub fn show_images(inside: &mut Value, host: &Value) {
+    crate::json::copy_key(&host["status"], &mut inside["status"], "images");
+}
+
 /// What a real node inside and its host should become.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeChanges {
@@ -319,6 +324,15 @@ mod tests {
         assert!(!is_marked_lost(&pod(reasoned, "True")));
         assert!(!is_marked_lost(&pod(ready, "True")));
         assert!(!is_marked_lost(&json!({})));
+    }
+
+    #[test]
+    fn images_of_a_node_are_shown_only_on_demand() {
+        let host = json!({"metadata": {"name": "n"}, "status": {"images": [{"names": ["a"]}]}});
+        let mut inside = real_node(&host, "10.0.0.1", 10250);
+        assert!(inside["status"].get("images").is_none());
+        show_images(&mut inside, &host);
+        assert_eq!(inside["status"]["images"][0]["names"][0], "a");
     }
 
     fn node(labels: Value, taints: Value) -> Value {

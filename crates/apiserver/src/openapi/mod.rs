@@ -19,7 +19,8 @@ use crate::kind::Kind;
 use descriptions::Descriptions;
 
 /// The version that documents state.
-const KUBERNETES_VERSION: &str = "v1.36.2";
+/// The version of Kubernetes that is served.
+pub const KUBERNETES_VERSION: &str = "v1.36.2";
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 

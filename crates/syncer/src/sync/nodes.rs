@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
-use coracle_translate::node::{FakeNode, fake_node, is_marked_lost, node_changes, real_node};
+use coracle_translate::node::{
+    FakeNode, fake_node, is_marked_lost, node_changes, real_node, show_images,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -126,7 +128,13 @@ fn chosen(syncer: &Syncer, host: &Value) -> bool {
 
 fn wanted(syncer: &Syncer, name: &str, host: Option<&Value>) -> Option<Value> {
     if syncer.translator.config.sync.from_host.nodes.enabled {
-        return Some(real_node(host?, &syncer.pod_ip, syncer.kubelet_port));
+        let host = host?;
+        let mut node = real_node(host, &syncer.pod_ip, syncer.kubelet_port);
+        let nodes = &syncer.translator.config.sync.from_host.nodes;
+        if !nodes.clear_image_status {
+            show_images(&mut node, host);
+        }
+        return Some(node);
     }
     Some(fake_node(&FakeNode {
         name: name.to_owned(),

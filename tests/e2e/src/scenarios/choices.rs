@@ -137,6 +137,9 @@ pub fn beyond_the_usual(world: &World) -> Result {
         ensure(own == "own", &own)?;
     }
     reached(world, &cluster)?;
+    if world.own_host() {
+        exposed(world)?;
+    }
     cluster.delete()?;
     let left = world.kubectl(
         "get priorityclasses,storageclasses,secrets,roles -A -o name \
@@ -159,6 +162,27 @@ fn on_the_host(world: &World) -> Result {
     ))?;
     ensure(pod == format!("{class}/{name}/1000"), &pod)?;
     world.kubectl(&format!("get pdb {name} -n {NAMESPACE}"))?;
+    Ok(())
+}
+
+/// With an address of a load balancer, `connect` uses that.
+fn exposed(world: &World) -> Result {
+    world.coracle(&format!("upgrade choosy -n {NAMESPACE} --expose"))?;
+    let address = world.eventually("an address", || {
+        let address = world.kubectl(&format!(
+            "get service choosy -n {NAMESPACE} -o jsonpath={{.status.loadBalancer.ingress[0].ip}}"
+        ))?;
+        ensure(!address.is_empty(), "none yet")?;
+        Ok(address)
+    })?;
+    let command = format!("connect choosy -n {NAMESPACE}");
+    world.eventually("it is the address that is connected to", || {
+        let server = world.script(&format!(
+            "coracle {command} -- kubectl config view --minify -o jsonpath={{.clusters[0].cluster.server}}"
+        ))?;
+        has(&server, &format!("https://{address}:443"))
+    })?;
+    world.coracle(&format!("{command} -- kubectl get namespaces"))?;
     Ok(())
 }
 

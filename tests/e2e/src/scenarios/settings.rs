@@ -1,6 +1,8 @@
 //! The values of a virtual cluster through its life: converted, changed in
 //! place, told of, and kept with its claim.
 
+use std::path::Path;
+
 use crate::virtual_cluster::VirtualCluster;
 use crate::world::{Result, World, ensure, has};
 
@@ -60,6 +62,8 @@ pub fn changed_in_place(world: &World) -> Result {
     changes(world, &cluster)?;
     told(world)?;
     bundled(world)?;
+    anew(world, &today)?;
+    credentials_run_out(world)?;
     kept_with_its_claim(world, cluster)
 }
 
@@ -173,6 +177,51 @@ fn bundled(world: &World) -> Result {
     ensure(found.code == 1, &format!("secrets are in {}", found.out))?;
     let missing = world.shell(&format!("cat {bundle}/missing.txt"));
     ensure(missing.code != 0, &missing.out)
+}
+
+/// `create --upgrade` starts from the defaults: what else was set is gone.
+fn anew(world: &World, values: &Path) -> Result {
+    world.coracle(&format!(
+        "create changing -n {NAMESPACE} -f {} --upgrade --connect=false",
+        values.display()
+    ))?;
+    let values = world.coracle(&format!("describe changing -n {NAMESPACE} --config-only"))?;
+    has(&values, "podDisruptionBudgets:")?;
+    ensure(!values.contains("secrets:"), &values)?;
+    world.eventually("the secret that nothing refers to goes", || {
+        let run = world.try_kubectl(&format!(
+            "get secret marker-x-default-x-changing -n {NAMESPACE}"
+        ));
+        ensure(run.code != 0, &run.out)
+    })
+}
+
+/// Credentials that end soon are told of, and another `connect` renews them.
+fn credentials_run_out(world: &World) -> Result {
+    let host = world.kubectl("config current-context")?;
+    let context = format!("coracle_changing_{NAMESPACE}_{host}");
+    world.script(&format!(
+        "cd {} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
+         -subj /CN=old -keyout old.key -out old.crt 2>/dev/null && \
+         kubectl config set-credentials {context} --client-certificate old.crt \
+         --client-key old.key --embed-certs",
+        world.work_dir.display()
+    ))?;
+    let list = format!("list -n {NAMESPACE}");
+    has(
+        &world.try_coracle(&list).err,
+        &format!("the credentials of context {context} run out on"),
+    )?;
+    let ask = format!("get namespaces --context {context}");
+    ensure(
+        world.try_kubectl(&ask).code != 0,
+        "the old credentials work",
+    )?;
+    world.coracle(&format!("connect changing -n {NAMESPACE}"))?;
+    world.kubectl(&format!("config use-context {host}"))?;
+    world.kubectl(&ask)?;
+    let told = world.try_coracle(&list).err;
+    ensure(!told.contains("run out"), &told)
 }
 
 /// A claim that is kept has the data for the next virtual cluster of the name.
