@@ -198,7 +198,7 @@ fn anew(world: &World, values: &Path) -> Result {
 
 /// Credentials that end soon are told of, and another `connect` renews them.
 fn credentials_run_out(world: &World) -> Result {
-    let host = world.kubectl("config current-context")?;
+    let host = world.kubectl("config current-context")?.trim().to_owned();
     let context = format!("coracle_changing_{NAMESPACE}_{host}");
     world.script(&format!(
         "cd {} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
