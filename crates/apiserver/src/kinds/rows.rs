@@ -282,13 +282,17 @@ fn network_and_storage() -> Vec<Row> {
             .rules(rules::Ingress)
             .short(&["ing"])
             .status(),
-        cluster(NETWORKING, "v1", "IPAddress", "ipaddresses").short(&["ip"]),
+        cluster(NETWORKING, "v1", "IPAddress", "ipaddresses")
+            .rules(rules::IpAddressObject)
+            .short(&["ip"]),
         namespaced(NETWORKING, "v1", "NetworkPolicy", "networkpolicies")
             .rules(rules::NetworkPolicy)
             .short(&["netpol"]),
-        cluster(NETWORKING, "v1", "ServiceCIDR", "servicecidrs").status(),
+        cluster(NETWORKING, "v1", "ServiceCIDR", "servicecidrs")
+            .rules(rules::ServiceCidr)
+            .status(),
         cluster(STORAGE, "v1", "CSIDriver", "csidrivers").rules(rules::CsiDriver),
-        cluster(STORAGE, "v1", "CSINode", "csinodes"),
+        cluster(STORAGE, "v1", "CSINode", "csinodes").rules(rules::CsiNode),
         namespaced(STORAGE, "v1", "CSIStorageCapacity", "csistoragecapacities"),
         cluster(STORAGE, "v1", "StorageClass", "storageclasses")
             .rules(rules::StorageClass)

@@ -87,7 +87,9 @@ async fn definitions_come_live_and_go() {
 async fn built_in_kinds_are_not_replaced() {
     let server = ApiServer::builder(store()).kinds(kinds::builtin()).build();
     let caller = Caller(server.clone());
-    let definition = crd("rbac.authorization.k8s.io", "roles", "Role");
+    let mut definition = crd("rbac.authorization.k8s.io", "roles", "Role");
+    definition["metadata"]["annotations"] =
+        json!({"api-approved.kubernetes.io": "unapproved, a test"});
     caller.post(CRDS, &definition).await.ok();
     custom_kinds(server).load().await.unwrap();
     let name = "roles.rbac.authorization.k8s.io";

@@ -4,6 +4,7 @@
 mod mutation;
 mod params;
 mod policy;
+mod shape;
 
 use std::sync::{Arc, RwLock};
 

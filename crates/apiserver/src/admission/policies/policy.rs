@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::mutation::{Mutation, mutation};
 use super::params::Params;
+use super::shape;
 use crate::admission::Extensions;
 use crate::admission::conditions::{Conditions, Facts, Scene, limited};
 use crate::admission::matching::{Matcher, Version};
@@ -312,6 +313,7 @@ pub(super) fn expression_errors(policy: &Value, mutating: bool) -> Vec<FieldErro
         check("validations", "messageExpression");
         check("auditAnnotations", "valueExpression");
     }
+    errors.extend(shape::errors(policy, mutating));
     for (list, required) in [("validations", !mutating), ("mutations", mutating)] {
         let annotations = !items(spec, "/auditAnnotations").is_empty();
         if required && items(spec, &format!("/{list}")).is_empty() && !annotations {

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::text::{check, check_required};
 use super::{
-    Errors, default_field, each_mut, given, immutable, list, map_mut, one_of, selectors, spec_mut,
-    str_at,
+    Errors, default_field, definitions, each_mut, given, immutable, list, map_mut, one_of,
+    selectors, spec_mut, str_at,
 };
 use crate::admission::{CONDITION_VARIABLES, expression_errors};
 use crate::kind::Strategy;
@@ -35,12 +35,6 @@ pub(in crate::kinds) struct AdmissionPolicy {
 pub(in crate::kinds) struct AdmissionBinding;
 /// The rules of APIServices.
 pub(in crate::kinds) struct ApiService;
-/// The rules of CertificateSigningRequests.
-pub(in crate::kinds) struct CertificateSigningRequest;
-/// The rules of FlowSchemas.
-pub(in crate::kinds) struct FlowSchema;
-/// The rules of PriorityLevelConfigurations.
-pub(in crate::kinds) struct PriorityLevel;
 
 /// A version that objects may still be stored in cannot go.
 fn stored_versions(errors: &mut Errors, object: &Value) {
@@ -183,6 +177,7 @@ impl Strategy for CustomResourceDefinition {
             }
         }
         crd_versions(&mut errors, spec, &path.child("versions"));
+        definitions::approval_and_pruning(&mut errors, object);
         stored_versions(&mut errors, object);
         let conversion = &spec["conversion"];
         let at = path.child("conversion");
@@ -249,6 +244,7 @@ fn crd_versions(errors: &mut Errors, spec: &Value, path: &FieldPath) {
             let detail = "must contain unique version names";
             errors.push(FieldError::invalid(path, name, detail));
         }
+        definitions::version(errors, version, &at);
         let schema = &version["schema"]["openAPIV3Schema"];
         let at = at.child("schema").child("openAPIV3Schema");
         if schema.is_null() {
@@ -487,95 +483,5 @@ impl Strategy for ApiService {
 
     fn selectable_fields(&self) -> &'static [&'static str] {
         &[]
-    }
-}
-
-impl Strategy for CertificateSigningRequest {
-    fn tracks_generation(&self, _object: &Value) -> bool {
-        false
-    }
-
-    fn default(&self, object: &mut Value) {
-        if let Some(spec) = spec_mut(object) {
-            default_field(
-                spec,
-                "usages",
-                json!(["digital signature", "key encipherment"]),
-            );
-        }
-    }
-
-    fn validate(&self, object: &Value) -> Errors {
-        let mut errors = Vec::new();
-        let path = FieldPath::new("spec");
-        let spec = &object["spec"];
-        for key in ["request", "signerName"] {
-            if str_at(spec, key).is_empty() {
-                errors.push(FieldError::required(&path.child(key), ""));
-            }
-        }
-        let signer = str_at(spec, "signerName");
-        if !signer.is_empty() && !signer.contains('/') {
-            let detail =
-                "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-            errors.push(FieldError::invalid(
-                &path.child("signerName"),
-                signer,
-                detail,
-            ));
-        }
-        if spec["expirationSeconds"].as_i64().is_some_and(|s| s < 600) {
-            let value = spec["expirationSeconds"].clone();
-            let detail = "may not specify a duration less than 600 seconds (10 minutes)";
-            errors.push(FieldError::invalid(
-                &path.child("expirationSeconds"),
-                value,
-                detail,
-            ));
-        }
-        errors
-    }
-
-    fn prepare_for_update(&self, object: &mut Value, old: &Value) {
-        if let Some(map) = object.as_object_mut()
-            && let Some(spec) = old.get("spec")
-        {
-            map.insert("spec".into(), spec.clone());
-        }
-    }
-
-    fn selectable_fields(&self) -> &'static [&'static str] {
-        &["spec.signerName"]
-    }
-}
-
-impl Strategy for FlowSchema {
-    fn default(&self, object: &mut Value) {
-        if let Some(spec) = spec_mut(object) {
-            default_field(spec, "matchingPrecedence", 1000);
-        }
-    }
-}
-
-impl Strategy for PriorityLevel {
-    fn default(&self, object: &mut Value) {
-        let Some(spec) = spec_mut(object) else {
-            return;
-        };
-        if let Some(exempt) = map_mut(spec, "exempt") {
-            default_field(exempt, "nominalConcurrencyShares", 0);
-            default_field(exempt, "lendablePercent", 0);
-        }
-        let Some(limited) = map_mut(spec, "limited") else {
-            return;
-        };
-        default_field(limited, "nominalConcurrencyShares", 30);
-        default_field(limited, "lendablePercent", 0);
-        if let Some(queuing) = map_mut(limited, "limitResponse").and_then(|r| map_mut(r, "queuing"))
-        {
-            default_field(queuing, "handSize", 8);
-            default_field(queuing, "queues", 64);
-            default_field(queuing, "queueLengthLimit", 50);
-        }
     }
 }

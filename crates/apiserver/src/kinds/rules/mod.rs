@@ -3,13 +3,17 @@
 //! Texts of errors are those of upstream: people search for them.
 
 mod access;
+mod addresses;
 mod autoscaling;
+mod certificates;
 mod cluster;
 mod config;
 mod containers;
+mod definitions;
 mod endpoints;
 mod events;
 mod extension;
+mod flow;
 mod job_policies;
 mod jobs;
 mod limits;
@@ -32,15 +36,17 @@ mod volumes;
 mod workloads;
 
 pub(super) use access::{Binding, Role, RuntimeClass};
+pub(super) use addresses::{IpAddressObject, ServiceCidr};
 pub(super) use autoscaling::Autoscaler;
+pub(super) use certificates::CertificateSigningRequest;
 pub(super) use cluster::{Lease, Namespace, Node, PriorityClass};
 pub(super) use config::{ConfigMap, Secret, ServiceAccount};
 pub(super) use endpoints::{EndpointSlice, Endpoints};
 pub(super) use events::CoreEvent;
 pub(super) use extension::{
-    AdmissionBinding, AdmissionPolicy, ApiService, CertificateSigningRequest,
-    CustomResourceDefinition, FlowSchema, PriorityLevel, WebhookConfiguration,
+    AdmissionBinding, AdmissionPolicy, ApiService, CustomResourceDefinition, WebhookConfiguration,
 };
+pub(super) use flow::{FlowSchema, PriorityLevel};
 pub(super) use jobs::{CronJob, Job};
 pub(super) use limits::{LimitRange, ResourceQuota};
 pub(super) use network::{Ingress, IngressClass, NetworkPolicy};
@@ -48,7 +54,9 @@ pub(super) use pod::Pod;
 pub use pod::validate_ephemeral_containers;
 pub(super) use policy::DisruptionBudget;
 pub(super) use service::Service;
-pub(super) use storage::{Claim, CsiDriver, PersistentVolume, StorageClass, VolumeAttachment};
+pub(super) use storage::{
+    Claim, CsiDriver, CsiNode, PersistentVolume, StorageClass, VolumeAttachment,
+};
 pub(super) use workloads::{
     ControllerRevision, DaemonSet, Deployment, PodTemplate, ReplicaSet, ReplicationController,
     StatefulSet,

@@ -1,13 +1,15 @@
 //! The rules of volumes, claims and storage classes.
 
-use coracle_machinery::names::dns1123_subdomain_errors;
-use coracle_machinery::{FieldError, FieldPath};
+use std::collections::BTreeSet;
+
+use coracle_machinery::names::{dns1123_subdomain_errors, qualified_name_errors};
+use coracle_machinery::{FieldError, FieldErrorKind, FieldPath};
 use serde_json::{Value, json};
 
 use super::text::check;
 use super::{
-    Errors, default_field, given, immutable, list, map_mut, one_of, quantities, selectors,
-    spec_mut, str_at, volumes,
+    Errors, default_field, given, immutable, list, map_mut, non_negative, one_of, quantities,
+    selectors, spec_mut, str_at, volumes,
 };
 use crate::kind::Strategy;
 
@@ -38,6 +40,8 @@ pub(in crate::kinds) struct Claim;
 pub(in crate::kinds) struct StorageClass;
 /// The rules of CSIDrivers.
 pub(in crate::kinds) struct CsiDriver;
+/// The rules of CSINodes.
+pub(in crate::kinds) struct CsiNode;
 /// The rules of VolumeAttachments.
 pub(in crate::kinds) struct VolumeAttachment;
 
@@ -345,14 +349,140 @@ impl Strategy for CsiDriver {
     }
 }
 
+/// Longest name of a driver, and of a node as a driver knows it.
+const DRIVER_NAME_MAX: usize = 63;
+const NODE_ID_MAX: usize = 192;
+
+fn driver_name(errors: &mut Errors, name: &str, path: &FieldPath) {
+    if name.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    if name.len() > DRIVER_NAME_MAX {
+        errors.push(FieldError {
+            kind: FieldErrorKind::TooLong,
+            path: path.clone(),
+            value: None,
+            detail: format!("may not be more than {DRIVER_NAME_MAX} bytes"),
+        });
+    }
+    for detail in dns1123_subdomain_errors(&name.to_lowercase()) {
+        errors.push(FieldError::invalid(path, name, detail));
+    }
+}
+
+impl Strategy for CsiNode {
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let path = FieldPath::new("spec").child("drivers");
+        let mut seen = BTreeSet::new();
+        for (index, driver) in list(&object["spec"], "drivers").iter().enumerate() {
+            let at = path.index(index);
+            let (name, id) = (str_at(driver, "name"), str_at(driver, "nodeID"));
+            driver_name(&mut errors, name, &at.child("name"));
+            if id.is_empty() {
+                errors.push(FieldError::required(&at.child("nodeID"), ""));
+            } else if id.len() > NODE_ID_MAX {
+                let detail = format!("must be {NODE_ID_MAX} characters or less");
+                errors.push(FieldError::invalid(&at.child("nodeID"), id, detail));
+            }
+            let allocatable = &driver["allocatable"];
+            non_negative(&mut errors, allocatable, "count", &at.child("allocatable"));
+            if !seen.insert(name) {
+                errors.push(FieldError::duplicate(&at.child("name"), name));
+            }
+            let mut keys = BTreeSet::new();
+            for key in list(driver, "topologyKeys") {
+                let key = key.as_str().unwrap_or_default();
+                if key.is_empty() {
+                    errors.push(FieldError::required(&at, ""));
+                }
+                if !keys.insert(key) {
+                    errors.push(FieldError::duplicate(&at, key));
+                }
+                check(&mut errors, &at, key, qualified_name_errors);
+            }
+        }
+        errors
+    }
+}
+
 impl Strategy for VolumeAttachment {
     fn tracks_generation(&self, _object: &Value) -> bool {
         false
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = &object["spec"];
+        driver_name(
+            &mut errors,
+            str_at(spec, "attacher"),
+            &path.child("attacher"),
+        );
+        let (at, source) = (path.child("source"), &spec["source"]);
+        let volume = at.child("persistentVolumeName");
+        let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+        match (
+            given(source, "inlineVolumeSpec"),
+            source["persistentVolumeName"].as_str(),
+        ) {
+            (false, None) => errors.push(FieldError::required(&at, detail)),
+            (true, Some(_)) => errors.push(FieldError::forbidden(&at, detail)),
+            (false, Some("")) => errors.push(FieldError::required(
+                &volume,
+                "must specify non empty persistentVolumeName",
+            )),
+            (false, Some(name)) => check(&mut errors, &volume, name, dns1123_subdomain_errors),
+            (true, None) => {}
+        }
+        let node = str_at(spec, "nodeName");
+        check(
+            &mut errors,
+            &path.child("nodeName"),
+            node,
+            dns1123_subdomain_errors,
+        );
+        errors
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Errors {
         let mut errors = Vec::new();
         immutable(&mut errors, object, old, "spec", &FieldPath::default());
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(errors: &Errors) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nodes_of_drivers() {
+        let driver = json!({"name": "csi.example.com", "nodeID": "n", "topologyKeys": ["a.b/zone"], "allocatable": {"count": 0}});
+        let node = |drivers: Value| json!({"spec": {"drivers": drivers}});
+        assert_eq!(CsiNode.validate(&node(json!([driver]))), []);
+        let twice = CsiNode.validate(&node(json!([driver, driver])));
+        let expected = ["spec.drivers[1].name: Duplicate value: \"csi.example.com\""];
+        assert_eq!(texts(&twice), expected);
+    }
+
+    #[test]
+    fn attachments() {
+        let attachment = |spec: Value| texts(&VolumeAttachment.validate(&json!({"spec": spec})));
+        let valid = json!({"attacher": "Csi.example.com", "nodeName": "n", "source": {"persistentVolumeName": "pv"}});
+        assert!(attachment(valid).is_empty());
+        let found = attachment(json!({}));
+        assert_eq!(found[0], "spec.attacher: Required value");
+        assert_eq!(
+            found[1],
+            "spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+        );
+        assert!(found[2].starts_with("spec.nodeName: Invalid value: \"\": "));
     }
 }

@@ -1,5 +1,7 @@
 //! Forms of texts, with upstream's words for what is wrong.
 
+use std::net::IpAddr;
+
 use coracle_machinery::names::dns1123_subdomain_errors;
 use coracle_machinery::{FieldError, FieldPath};
 
@@ -36,7 +38,7 @@ pub(super) fn port_number(errors: &mut Errors, path: &FieldPath, port: i64) {
 
 /// IP address in its usual form.
 pub(super) fn ip_address(text: &str) -> Vec<String> {
-    match text.parse::<std::net::IpAddr>() {
+    match text.parse::<IpAddr>() {
         Ok(_) => Vec::new(),
         Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
     }
@@ -45,7 +47,7 @@ pub(super) fn ip_address(text: &str) -> Vec<String> {
 /// Address block such as `10.0.0.0/8`.
 pub(super) fn cidr(text: &str) -> Vec<String> {
     let valid = text.split_once('/').is_some_and(|(address, bits)| {
-        let Ok(address) = address.parse::<std::net::IpAddr>() else {
+        let Ok(address) = address.parse::<IpAddr>() else {
             return false;
         };
         let max = if address.is_ipv4() { 32 } else { 128 };
@@ -56,6 +58,58 @@ pub(super) fn cidr(text: &str) -> Vec<String> {
     } else {
         vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
     }
+}
+
+/// IP address without leading zeros, in the family that it belongs to.
+pub(super) fn strict_ip_address(text: &str) -> Vec<String> {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(_) => Vec::new(),
+        Err(_) if without_zeros(text).parse::<IpAddr>().is_ok() => {
+            vec!["must not have leading 0s".to_owned()]
+        }
+        Err(_) => ip_address(text),
+    }
+}
+
+/// An IPv4 address whose numbers have no leading zeros.
+fn without_zeros(text: &str) -> String {
+    let number = |number: &str| match number.trim_start_matches('0') {
+        "" if !number.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.split('.').map(number).collect::<Vec<_>>().join(".")
+}
+
+/// Address block that is written as such: no bits beyond its length.
+pub(super) fn strict_cidr(text: &str) -> Vec<String> {
+    let (address, bits) = text.split_once('/').unwrap_or((text, ""));
+    let zeros = bits.len() > 1 && bits.starts_with('0');
+    let Ok(parsed) = address.parse::<IpAddr>() else {
+        let sane = format!("{}/{bits}", without_zeros(address));
+        return match cidr(&sane).is_empty() {
+            true => vec!["must not have leading 0s in IP or prefix length".to_owned()],
+            false => cidr(text),
+        };
+    };
+    let wrong = cidr(text);
+    let Some(bits) = bits.parse::<u32>().ok().filter(|_| wrong.is_empty()) else {
+        return wrong;
+    };
+    let beyond = match parsed {
+        IpAddr::V4(v4) => u32::from(v4).checked_shl(bits).unwrap_or(0) != 0,
+        IpAddr::V6(v6) => u128::from(v6).checked_shl(bits).unwrap_or(0) != 0,
+    };
+    let mapped = matches!(parsed, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let detail = match (zeros, mapped, beyond) {
+        (true, ..) => "must not have leading 0s in IP or prefix length",
+        (_, true, _) => "must not have an IPv4-mapped IPv6 address",
+        (.., true) => "must not have bits set beyond the prefix length",
+        _ => return Vec::new(),
+    };
+    vec![detail.to_owned()]
 }
 
 /// Characters of a path in a URL besides letters and digits.
@@ -109,6 +163,30 @@ mod tests {
                 cidr,
                 &["10.0.0.0/8", "fd00::/64"],
                 &["10.0.0.0", "10.0.0.0/33"],
+            ),
+            (
+                strict_ip_address,
+                &["10.0.0.1", "0.0.0.0", "fd00::1"],
+                &["10.0.0.01", "::ffff:10.0.0.1", "x", ""],
+            ),
+            (
+                strict_cidr,
+                &[
+                    "10.0.0.0/8",
+                    "0.0.0.0/0",
+                    "10.0.0.1/32",
+                    "fd00::/64",
+                    "::/0",
+                ],
+                &[
+                    "10.0.0.1/8",
+                    "010.0.0.0/8",
+                    "10.0.0.0/08",
+                    "::ffff:a00:0/104",
+                    "fd00::1/64",
+                    "x",
+                    "10.0.0.0",
+                ],
             ),
         ];
         for (check, good, bad) in table {
