@@ -3,7 +3,7 @@
 
 use coracle_ingress::CONTROLLER;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -109,7 +109,7 @@ pub(super) async fn check(client: &Client) -> Result<(), String> {
     let generation = deployment.metadata.generation;
     let status = deployment.status.unwrap_or_default();
     if status.observed_generation != generation || status.ready_replicas.unwrap_or(0) == 0 {
-        return Err("its pod is not ready".to_owned());
+        return Err(why_not(client).await);
     }
     let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
     let service = services.get(NAME).await.map_err(|e| e.to_string())?;
@@ -122,6 +122,23 @@ pub(super) async fn check(client: &Client) -> Result<(), String> {
         [] => Err("its service has no address".to_owned()),
         _ => Ok(()),
     }
+}
+
+/// What keeps its pod, as far as anybody says.
+async fn why_not(client: &Client) -> String {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let pods = pods.list(&ListParams::default()).await;
+    let conditions = pods.into_iter().flat_map(|list| list.items);
+    let conditions = conditions
+        .filter_map(|pod| pod.status?.conditions)
+        .flatten();
+    let mut told = conditions
+        .filter(|c| c.status == "False")
+        .filter_map(|c| c.message);
+    let why = told
+        .next()
+        .unwrap_or_else(|| "it has only just been made".to_owned());
+    format!("its pod is not ready: {why}")
 }
 
 /// Whose its names are.
@@ -258,6 +275,20 @@ const HTTP: u16 = 8080;
 const HTTPS: u16 = 8443;
 const HEALTH: u16 = 10254;
 
+fn tolerations() -> Vec<Value> {
+    let conditions = [
+        "disk-pressure",
+        "memory-pressure",
+        "pid-pressure",
+        "unschedulable",
+    ];
+    let keys = conditions
+        .iter()
+        .map(|name| format!("node.kubernetes.io/{name}"));
+    keys.map(|key| json!({"key": key, "operator": "Exists", "effect": "NoSchedule"}))
+        .collect()
+}
+
 fn deployment(node: &str) -> Value {
     let probe = |path: &str, period: u8| {
         json!({"httpGet": {"path": path, "port": "health"}, "periodSeconds": period,
@@ -275,6 +306,8 @@ fn deployment(node: &str) -> Value {
                 "spec": {
                     "serviceAccountName": NAME,
                     "nodeSelector": {"kubernetes.io/hostname": node},
+                    // It needs next to nothing, and there is no other node for it.
+                    "tolerations": tolerations(),
                     "terminationGracePeriodSeconds": 30,
                     "securityContext": {
                         "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,

@@ -51,7 +51,10 @@ pub fn several(world: &World) -> Result {
     world.kubectl(&format!("label node {THIRD} env=dev"))?;
     let values = world.file("specific-nodes.yaml", VALUES)?;
     let options = format!("-f {}", values.display());
+    // The control plane must not be on the node that is to die.
+    world.kubectl(&format!("cordon {THIRD}"))?;
     let cluster = VirtualCluster::create(world, "chosen", "e2e-chosen", &options)?;
+    world.kubectl(&format!("uncordon {THIRD}"))?;
     chosen_nodes(world, &cluster)?;
     lost_node(world, &cluster)?;
     cluster.delete()?;
