@@ -131,7 +131,9 @@ fn from_host(world: &World, address: &str) -> Result {
     })?;
     world.kubectl("get svc peers -n shop")?;
     world.kubectl(
-        "run test --image busybox --image-pull-policy IfNotPresent --command sleep 3600",
+        // It ends when it is asked to, not after the grace of thirty seconds.
+        "run test --image busybox --image-pull-policy IfNotPresent --command -- \
+         sh -c 'trap exit TERM; sleep 3600 & wait'",
     )?;
     world.kubectl("wait pod test --for condition=Ready --timeout 120s")?;
     has(
