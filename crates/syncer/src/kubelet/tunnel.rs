@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::route::{Route, route};
 use super::{Caller, Tunnels};
+use crate::api::Cluster;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 
@@ -48,10 +49,23 @@ impl Pods {
     }
 
     /// The host pod of a virtual pod: both exist, and the host's is ours.
-    fn host_pod(&self, namespace: &str, name: &str) -> Option<String> {
+    async fn host_pod(&self, namespace: &str, name: &str) -> Option<String> {
         let name = VirtualName::new(namespace, name);
-        let inside = self.syncer.inside.get(Kind::Pod, &name)?;
-        let host = self.syncer.host_object(Kind::Pod, &name)?;
+        let inside = match self.syncer.inside.get(Kind::Pod, &name) {
+            Some(pod) => pod,
+            None => Arc::new(fetch(&self.syncer.inside.cluster, &name).await?),
+        };
+        let host = match self.syncer.host_object(Kind::Pod, &name) {
+            Some(pod) => pod,
+            None => {
+                let translator = &self.syncer.translator;
+                let host_name = translator.host_name("Pod", &name);
+                let place = VirtualName::new(translator.host_namespace.as_str(), host_name);
+                let pod = fetch(&self.syncer.host.cluster, &place).await?;
+                let ours = translator.ours("Pod", &pod).as_ref() == Some(&name);
+                ours.then(|| Arc::new(pod))?
+            }
+        };
         let same = !self.syncer.translator.is_stale(&host, &inside);
         same.then(|| object::name(&host).to_owned())
     }
@@ -64,6 +78,12 @@ impl Pods {
         let items: Vec<&Value> = pods.iter().map(|pod| &**pod).collect();
         json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
     }
+}
+
+/// A pod that no cache has: a moment after the start they are empty.
+async fn fetch(cluster: &Cluster, name: &VirtualName) -> Option<Value> {
+    let found = cluster.get(Kind::Pod.resource(), &name.namespace, &name.name);
+    found.await.ok().flatten()
 }
 
 /// Answers one request.
@@ -99,7 +119,7 @@ pub(crate) async fn answer(
             query,
             streams,
         } => {
-            let Some(host_pod) = pods.host_pod(&namespace, &name) else {
+            let Some(host_pod) = pods.host_pod(&namespace, &name).await else {
                 let message = format!(
                     "pod \"{name}\" in namespace \"{namespace}\" has no counterpart on the host"
                 );
