@@ -169,13 +169,9 @@ impl Strategy for Custom {
         self.schema.default(object);
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
-        // A new object has no revision yet. For a change the one before counts.
-        if object::resource_version(object).is_empty() {
-            self.schema.validate(object, None)
-        } else {
-            Vec::new()
-        }
+    // No `validate`: of a changed object, what it was before counts.
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        self.schema.validate(object, None)
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
@@ -325,7 +321,7 @@ mod tests {
         let mut object = json!({"metadata": {"name": "x", "creationTimestamp": "1970-01-01T00:00:00Z"}, "spec": {"cron": "* *"}});
         row.strategy.default(&mut object);
         assert_eq!(object["spec"]["replicas"], 2);
-        assert!(row.strategy.validate(&object).is_empty());
+        assert!(row.strategy.validate_create(&object).is_empty());
         assert_eq!(
             row.table.cells(&object, 60),
             [json!("x"), json!("* *"), json!(2), json!("60s")]
@@ -335,7 +331,7 @@ mod tests {
         assert_eq!(row.strategy.validate_status_update(&object, &old).len(), 1);
         object = old.clone();
         object["spec"]["replicas"] = json!(0);
-        assert_eq!(row.strategy.validate(&object).len(), 1);
+        assert_eq!(row.strategy.validate_create(&object).len(), 1);
         assert_eq!(row.strategy.validate_update(&object, &old).len(), 1);
         assert!(row.strategy.validate_update(&object, &object).is_empty());
         assert_eq!(rows[1].table.columns().len(), 2);
