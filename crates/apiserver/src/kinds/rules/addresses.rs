@@ -8,7 +8,7 @@ use coracle_machinery::{FieldError, FieldPath};
 use serde_json::Value;
 
 use super::text::{check, check_required, strict_cidr, strict_ip_address};
-use super::{Errors, immutable, list, str_at};
+use super::{Errors, immutable_in_spec, list, str_at};
 use crate::kind::Strategy;
 
 /// The rules of ServiceCIDRs.
@@ -105,16 +105,7 @@ impl Strategy for IpAddressObject {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Errors {
-        let mut errors = Vec::new();
-        let path = FieldPath::new("spec");
-        immutable(
-            &mut errors,
-            &object["spec"],
-            &old["spec"],
-            "parentRef",
-            &path,
-        );
-        errors
+        immutable_in_spec(object, old, "parentRef")
     }
 }
 

@@ -155,5 +155,13 @@ fn immutable(errors: &mut Errors, new: &Value, old: &Value, key: &str, path: &Fi
     }
 }
 
+/// An error if `key` of the spec differs between the two objects.
+fn immutable_in_spec(object: &Value, old: &Value, key: &str) -> Errors {
+    let mut errors = Vec::new();
+    let path = FieldPath::new("spec");
+    immutable(&mut errors, &object["spec"], &old["spec"], key, &path);
+    errors
+}
+
 #[cfg(test)]
 mod tests;

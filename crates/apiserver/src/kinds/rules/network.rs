@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::probes::port as check_port;
 use super::text::{check, check_required, cidr, domain_prefixed_path};
 use super::{
-    Errors, default_field, each_mut, given, immutable, list, map_mut, one_of, selectors, spec_mut,
-    str_at,
+    Errors, default_field, each_mut, given, immutable_in_spec, list, map_mut, one_of, selectors,
+    spec_mut, str_at,
 };
 use crate::kind::Strategy;
 
@@ -178,16 +178,7 @@ impl Strategy for IngressClass {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Errors {
-        let mut errors = Vec::new();
-        let path = FieldPath::new("spec");
-        immutable(
-            &mut errors,
-            &object["spec"],
-            &old["spec"],
-            "controller",
-            &path,
-        );
-        errors
+        immutable_in_spec(object, old, "controller")
     }
 }
 

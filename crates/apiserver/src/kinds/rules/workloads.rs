@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::template_metadata;
 use super::{
-    Errors, default_field, each_mut, given, immutable, list, map_mut, non_negative, pod_defaults,
-    pod_spec, selectors, spec_mut, str_at,
+    Errors, default_field, each_mut, given, immutable, immutable_in_spec, list, map_mut,
+    non_negative, pod_defaults, pod_spec, selectors, spec_mut, str_at,
 };
 use crate::kind::{Propagation, Strategy};
 
@@ -101,7 +101,7 @@ impl Strategy for Deployment {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Errors {
-        selector_is_immutable(object, old)
+        immutable_in_spec(object, old, "selector")
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
@@ -129,7 +129,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Errors {
-        selector_is_immutable(object, old)
+        immutable_in_spec(object, old, "selector")
     }
 
     fn selectable_fields(&self) -> &'static [&'static str] {
@@ -350,7 +350,7 @@ impl Strategy for DaemonSet {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Errors {
-        selector_is_immutable(object, old)
+        immutable_in_spec(object, old, "selector")
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
@@ -496,19 +496,6 @@ pub(super) fn pod_template(errors: &mut Errors, template: &Value, path: &FieldPa
             "ephemeral containers not allowed in pod template",
         ));
     }
-}
-
-fn selector_is_immutable(object: &Value, old: &Value) -> Errors {
-    let mut errors = Vec::new();
-    let path = FieldPath::new("spec");
-    immutable(
-        &mut errors,
-        &object["spec"],
-        &old["spec"],
-        "selector",
-        &path,
-    );
-    errors
 }
 
 fn template_warnings(object: &Value) -> Vec<String> {
