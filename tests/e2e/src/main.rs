@@ -4,6 +4,7 @@
 //! host of that file is used; else an embedded host is started and stopped.
 //! Further words choose scenarios by a part of their name.
 
+mod cost;
 mod neighbour;
 mod page;
 mod scenarios;

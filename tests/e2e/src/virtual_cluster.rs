@@ -7,9 +7,9 @@ use crate::world::{Result, World, ensure};
 pub struct VirtualCluster<'w> {
     host: &'w World,
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// Its host namespace.
-    pub namespace: &'static str,
+    pub namespace: String,
     /// The same programs, pointed at the virtual cluster.
     pub inside: World,
     deleted: bool,
@@ -17,16 +17,11 @@ pub struct VirtualCluster<'w> {
 
 impl<'w> VirtualCluster<'w> {
     /// Creates one and connects to it.
-    pub fn create(
-        host: &'w World,
-        name: &'static str,
-        namespace: &'static str,
-        options: &str,
-    ) -> Result<Self> {
+    pub fn create(host: &'w World, name: &str, namespace: &str, options: &str) -> Result<Self> {
         let mut cluster = Self {
             host,
-            name,
-            namespace,
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
             inside: host.clone(),
             deleted: false,
         };
@@ -56,7 +51,7 @@ impl<'w> VirtualCluster<'w> {
     /// Deletes it, and fails if an object of it is left on the host.
     pub fn delete(mut self) -> Result {
         self.deleted = true;
-        let (name, namespace) = (self.name, self.namespace);
+        let (name, namespace) = (&self.name, &self.namespace);
         self.host
             .coracle(&format!("delete {name} --namespace {namespace}"))?;
         let kinds = "pods,services,secrets,configmaps,statefulsets,serviceaccounts,roles,\
@@ -86,7 +81,7 @@ impl Drop for VirtualCluster<'_> {
         println!("what is inside {}:", self.name);
         self.inside.show_objects();
         self.host.show_state();
-        let (name, namespace) = (self.name, self.namespace);
+        let (name, namespace) = (&self.name, &self.namespace);
         self.host.try_coracle(&format!(
             "delete {name} --namespace {namespace} --timeout 30"
         ));

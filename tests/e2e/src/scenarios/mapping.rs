@@ -8,9 +8,9 @@ use crate::world::{Result, World, ensure, has};
 const VALUES: &str = "\
 mapServices:
   fromHost:
-  - from: default/hostsvc
+  - from: SOURCE/hostsvc
     to: default/virtualsvc
-  - from: default/hostsvc-headless
+  - from: SOURCE/hostsvc-headless
     to: shop/peers
   fromVirtual:
   - from: default/web
@@ -21,107 +21,170 @@ mapServices:
     to: taken
 ";
 
-const NAMESPACE: &str = "vcluster-map-services";
-
 /// Services mapped both ways.
 pub fn services(world: &World) -> Result {
-    let link = world.work_dir.join("vcluster");
-    let vcluster = link.display().to_string();
-    world.script(&format!("ln -sf $(command -v coracle) {vcluster}"))?;
-    let version = world.script(&format!("{vcluster} --version"))?;
+    let mapped = Mapped::new(world, "map-services", "default")?;
+    let version = world.script(&format!("{} --version", mapped.vcluster))?;
     ensure(version.starts_with("vcluster version "), &version)?;
     has(
-        &world.script(&format!("{vcluster} create --help"))?,
+        &world.script(&format!("{} create --help", mapped.vcluster))?,
         "vcluster create team-a",
     )?;
-    let before = world.kubectl("config current-context")?;
-    let result = play(world, &vcluster);
-    if result.is_err() {
-        println!("what is inside:");
-        world.show_objects();
-        world.try_kubectl(&format!("config use-context {before}"));
-        world.shell(&format!("{vcluster} delete map-services --timeout 30"));
-    }
-    world.try_kubectl(
-        "delete deployment/webapp service/hostsvc service/hostsvc-headless --ignore-not-found",
-    );
-    result?;
-    no_roles_left(world)?;
-    let contexts = world.kubectl("config get-contexts -o name")?;
-    ensure(!contexts.contains("map-services"), &contexts)
+    mapped.create().and_then(|()| mapped.play())?;
+    no_roles_left(world)
 }
 
-fn play(world: &World, vcluster: &str) -> Result {
-    let values = world.file("map-services.yaml", VALUES)?;
-    world.script(&format!(
-        "{vcluster} create map-services -f {} --connect=false",
-        values.display()
-    ))?;
-    // Somebody else's, under a name that a mapping asks for.
-    world.kubectl(&format!(
-        "create service clusterip taken --tcp 80 -n {NAMESPACE}"
-    ))?;
-    let foreign =
-        format!("get service taken -n {NAMESPACE} -o jsonpath={{.spec}}{{.metadata.uid}}");
-    let before = world.kubectl(&foreign)?;
+/// The scenario with names of its own.
+pub struct Mapped<'w> {
+    world: &'w World,
+    /// Of the virtual cluster; its namespace is `vcluster-NAME`.
+    name: String,
+    namespace: String,
+    /// Where the host's services are.
+    source: String,
+    /// The context of the host.
+    before: String,
+    /// The program, by its other name.
+    vcluster: String,
+}
 
-    // The services of the host come after the virtual cluster.
-    world.kubectl("create deployment webapp --image nginx --replicas 2")?;
-    world.kubectl(
-        "expose deployment/webapp --type=ClusterIP --port 8080 --target-port 80 --name hostsvc",
-    )?;
-    world
-        .kubectl("expose deployment/webapp --cluster-ip None --port 80 --name hostsvc-headless")?;
-    let address = world.kubectl("get service hostsvc -o jsonpath={.spec.clusterIP}")?;
+impl<'w> Mapped<'w> {
+    /// Nothing of it is there yet.
+    pub fn new(world: &'w World, name: &str, source: &str) -> Result<Self> {
+        let link = world.work_dir.join("vcluster");
+        let vcluster = link.display().to_string();
+        world.script(&format!("ln -sf $(command -v coracle) {vcluster}"))?;
+        Ok(Self {
+            world,
+            name: name.to_owned(),
+            namespace: format!("vcluster-{name}"),
+            source: source.to_owned(),
+            before: world.kubectl("config current-context")?.trim().to_owned(),
+            vcluster,
+        })
+    }
 
-    world.script(&format!("{vcluster} connect map-services"))?;
-    let context = world.kubectl("config current-context")?;
-    has(&context, "vcluster_map-services_vcluster-map-services_")?;
-    from_host(world, &address)?;
-    world.kubectl("create deployment web --image nginx")?;
-    world.kubectl("expose deployment/web --port 8081 --target-port 80")?;
-    world.kubectl("expose deployment/web --cluster-ip None --port 80 --name web-headless")?;
-    world.kubectl("create service clusterip late --tcp 80")?;
-    world.kubectl("rollout status deployment web --timeout 120s")?;
-    world.eventually("a warning about the taken name", || {
-        let told = "get events --field-selector involvedObject.name=late";
-        has(
-            &world.kubectl(told)?,
-            "does not belong to this virtual cluster",
-        )
-    })?;
-    let pod = world.kubectl("get pods -l app=web -o jsonpath={.items[0].status.podIP}")?;
+    /// Makes the virtual cluster; it is gone again if that fails.
+    pub fn create(&self) -> Result {
+        let values = VALUES.replace("SOURCE", &self.source);
+        let values = self.world.file("map-services.yaml", &values)?;
+        let created = self.vcluster(&format!(
+            "create {} -f {} --connect=false",
+            self.name,
+            values.display()
+        ));
+        if created.is_err() {
+            self.clean_up();
+        }
+        created
+    }
 
-    world.script(&format!("{vcluster} disconnect"))?;
-    to_host(world, &pod)?;
-    ensure(
-        world.kubectl(&foreign)? == before,
-        "a foreign service was touched",
-    )?;
+    /// The scenario from there to the end of the virtual cluster.
+    pub fn play(&self) -> Result {
+        let result = self.both_ways();
+        if result.is_err() {
+            println!("what is inside {}:", self.name);
+            self.world.show_objects();
+            self.clean_up();
+        }
+        self.world.try_kubectl(&format!(
+            "delete deployment/webapp service/hostsvc service/hostsvc-headless -n {} --ignore-not-found",
+            self.source
+        ));
+        result?;
+        let contexts = self.world.kubectl("config get-contexts -o name")?;
+        ensure(!contexts.contains(&self.name), &contexts)
+    }
 
-    // What goes on one side goes on the other.
-    world.kubectl("delete service hostsvc")?;
-    world.script(&format!("{vcluster} connect map-services"))?;
-    world.eventually("virtualsvc is gone", || {
-        let left = world.kubectl("get services -o name")?;
-        ensure(!left.contains("virtualsvc"), &left)
-    })?;
-    world.kubectl("delete service web")?;
-    world.script(&format!("{vcluster} disconnect"))?;
-    world.eventually("shop is gone", || {
-        let left = world.kubectl(&format!("get services -n {NAMESPACE} -o name"))?;
-        let lines: Vec<&str> = left.lines().collect();
-        ensure(!lines.contains(&"service/shop"), &left)
-    })?;
-    world.script(&format!("{vcluster} delete map-services"))?;
-    // The namespace is kept for what is not ours, which is untouched.
-    ensure(
-        world.kubectl(&foreign)? == before,
-        "a foreign service was touched",
-    )?;
-    world
-        .kubectl(&format!("delete namespace {NAMESPACE}"))
-        .map(drop)
+    fn clean_up(&self) {
+        let (vcluster, name) = (&self.vcluster, &self.name);
+        self.world
+            .try_kubectl(&format!("config use-context {}", self.before));
+        self.world
+            .shell(&format!("{vcluster} delete {name} --timeout 30"));
+    }
+
+    fn vcluster(&self, arguments: &str) -> Result {
+        let script = format!("{} {arguments}", self.vcluster);
+        self.world.script(&script).map(drop)
+    }
+
+    fn both_ways(&self) -> Result {
+        let (world, name) = (self.world, &self.name);
+        let (namespace, source) = (&self.namespace, &self.source);
+        // Somebody else's, under a name that a mapping asks for.
+        world.kubectl(&format!(
+            "create service clusterip taken --tcp 80 -n {namespace}"
+        ))?;
+        let foreign =
+            format!("get service taken -n {namespace} -o jsonpath={{.spec}}{{.metadata.uid}}");
+        let before = world.kubectl(&foreign)?;
+
+        // The services of the host come after the virtual cluster.
+        world.kubectl(&format!(
+            "create deployment webapp --image nginx --replicas 2 -n {source}"
+        ))?;
+        world.kubectl(&format!(
+            "expose deployment/webapp --type=ClusterIP --port 8080 --target-port 80 \
+             --name hostsvc -n {source}"
+        ))?;
+        world.kubectl(&format!(
+            "expose deployment/webapp --cluster-ip None --port 80 \
+             --name hostsvc-headless -n {source}"
+        ))?;
+        let address = world.kubectl(&format!(
+            "get service hostsvc -n {source} -o jsonpath={{.spec.clusterIP}}"
+        ))?;
+
+        self.vcluster(&format!("connect {name}"))?;
+        let context = world.kubectl("config current-context")?;
+        has(&context, &format!("vcluster_{name}_vcluster-{name}_"))?;
+        from_host(world, &address)?;
+        world.kubectl("create deployment web --image nginx")?;
+        world.kubectl("expose deployment/web --port 8081 --target-port 80")?;
+        world.kubectl("expose deployment/web --cluster-ip None --port 80 --name web-headless")?;
+        world.kubectl("create service clusterip late --tcp 80")?;
+        world.kubectl("rollout status deployment web --timeout 120s")?;
+        world.eventually("a warning about the taken name", || {
+            let told = "get events --field-selector involvedObject.name=late";
+            has(
+                &world.kubectl(told)?,
+                "does not belong to this virtual cluster",
+            )
+        })?;
+        let pod = world.kubectl("get pods -l app=web -o jsonpath={.items[0].status.podIP}")?;
+
+        self.vcluster("disconnect")?;
+        to_host(world, namespace, &pod)?;
+        ensure(
+            world.kubectl(&foreign)? == before,
+            "a foreign service was touched",
+        )?;
+
+        // What goes on one side goes on the other.
+        world.kubectl(&format!("delete service hostsvc -n {source}"))?;
+        self.vcluster(&format!("connect {name}"))?;
+        world.eventually("virtualsvc is gone", || {
+            let left = world.kubectl("get services -o name")?;
+            ensure(!left.contains("virtualsvc"), &left)
+        })?;
+        world.kubectl("delete service web")?;
+        self.vcluster("disconnect")?;
+        world.eventually("shop is gone", || {
+            let left = world.kubectl(&format!("get services -n {namespace} -o name"))?;
+            let lines: Vec<&str> = left.lines().collect();
+            ensure(!lines.contains(&"service/shop"), &left)
+        })?;
+        self.vcluster(&format!("delete {name}"))?;
+        // The namespace is kept for what is not ours, which is untouched.
+        ensure(
+            world.kubectl(&foreign)? == before,
+            "a foreign service was touched",
+        )?;
+        world
+            .kubectl(&format!("delete namespace {namespace}"))
+            .map(drop)
+    }
 }
 
 /// Inside: names of the host's services lead to its pods.
@@ -150,8 +213,8 @@ fn from_host(world: &World, address: &str) -> Result {
 }
 
 /// On the host: services under the mapping's names lead to virtual pods.
-fn to_host(world: &World, pod: &str) -> Result {
-    let shop = format!("get service shop -n {NAMESPACE} -o jsonpath={{.spec.clusterIP}}");
+fn to_host(world: &World, namespace: &str, pod: &str) -> Result {
+    let shop = format!("get service shop -n {namespace} -o jsonpath={{.spec.clusterIP}}");
     let shop = world.eventually("the host's service", || world.kubectl(&shop))?;
     world.eventually("it answers", || {
         has(
@@ -160,7 +223,7 @@ fn to_host(world: &World, pod: &str) -> Result {
         )
     })?;
     let slices = format!(
-        "get endpointslices -n {NAMESPACE} -l kubernetes.io/service-name=shop-headless -o yaml"
+        "get endpointslices -n {namespace} -l kubernetes.io/service-name=shop-headless -o yaml"
     );
     world.eventually("the headless service has the pod", || {
         has(&world.kubectl(&slices)?, pod)

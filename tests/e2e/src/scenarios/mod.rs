@@ -20,6 +20,7 @@ mod pages;
 mod removal;
 mod settings;
 mod storage;
+mod ten;
 mod tenant;
 mod throwaway;
 mod tutorial;
@@ -54,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     ("operator", operator::with_webhook),
     ("pause", lifecycle::pause_and_resume),
     ("throw-away", throwaway::few),
+    ("ten", ten::at_once),
     ("faults", faults::killed_processes),
     // Last, since it makes another host in place of that of the others.
     ("nodes", nodes::several),

@@ -38,12 +38,22 @@ const CLAIM: &str = "elasticsearch-data-es-default-0";
 
 /// The host's storage class serves the claims of a virtual cluster.
 pub fn reused_class(world: &World) -> Result {
+    let cluster = create(world, "reuse-storageclass", "e2e-storage")?;
+    play(world, cluster)
+}
+
+/// A virtual cluster with the tutorial's values.
+pub fn create<'w>(world: &'w World, name: &str, namespace: &str) -> Result<VirtualCluster<'w>> {
     let values = world.file(
         "reuse-storageclass.yaml",
         "sync:\n hoststorageclasses:\n   enabled: true   \n",
     )?;
     let options = format!("-f {}", values.display());
-    let cluster = VirtualCluster::create(world, "reuse-storageclass", "e2e-storage", &options)?;
+    VirtualCluster::create(world, name, namespace, &options)
+}
+
+/// The scenario from there to the end of the virtual cluster.
+pub fn play(world: &World, cluster: VirtualCluster<'_>) -> Result {
     let inside = &cluster.inside;
     let classes = inside.eventually("the class", || {
         let classes = inside.kubectl("get storageclass")?;
