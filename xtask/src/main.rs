@@ -14,7 +14,8 @@ mod wire;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask TASK
-  demo    install what is missing, build, and play the tutorial's first walk-through
+  demo    install what is missing, build, and play the tutorial's first walk-through;
+          `--scenario NAME` plays one of the tests' scenarios, with all its commands
   test    install what is missing and run the tests
   e2e     the end-to-end tests alone; further words choose scenarios
   bench   figures beside the goals; `bench --help` lists its options
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["demo"] => demo::run_demo(),
+        ["demo", "--scenario", scenario] => test::show_scenario(scenario),
         ["test"] => test::run_all(),
         ["e2e", scenarios @ ..] => test::run_e2e(scenarios),
         ["bench", options @ ..] => bench::run_bench(options),

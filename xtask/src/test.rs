@@ -66,6 +66,10 @@ pub fn run_all() -> Result {
 
 /// Runs the end-to-end tests, or those scenarios whose names are given.
 pub fn run_e2e(scenarios: &[&str]) -> Result {
+    end_to_end(scenarios, &[])
+}
+
+fn end_to_end(scenarios: &[&str], variables: &[(&str, &str)]) -> Result {
     install::debian_packages()?;
     let tools = install::kubernetes_tools()?;
     let (nginx, busybox) = (images::nginx()?, images::busybox()?);
@@ -85,6 +89,7 @@ pub fn run_e2e(scenarios: &[&str]) -> Result {
     };
     let ended = run(command
         .args(scenarios)
+        .envs(variables.iter().copied())
         .env("CORACLE", program)
         .env("KUBECTL", tools.kubectl)
         .env("HELM", tools.helm)
@@ -95,6 +100,12 @@ pub fn run_e2e(scenarios: &[&str]) -> Result {
         .env("WORK_DIR", work_dir().join("e2e")));
     // They have told what went wrong; the command that made the sandbox has not.
     ended.map_err(|_| "the end-to-end tests failed, as told above".to_owned())
+}
+
+/// Plays one scenario of the end-to-end tests, and shows its commands with what
+/// they print.
+pub fn show_scenario(scenario: &str) -> Result {
+    end_to_end(&[scenario], &[("CORACLE_E2E_SHOW", "1")])
 }
 
 /// A program that will run in a sandbox.

@@ -8,6 +8,7 @@ mod cost;
 mod neighbour;
 mod page;
 mod scenarios;
+mod show;
 mod stream;
 mod virtual_cluster;
 mod world;

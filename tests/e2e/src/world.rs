@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::show;
+
 /// Why a scenario failed.
 pub type Result<T = ()> = std::result::Result<T, String>;
 
@@ -30,6 +32,8 @@ pub struct World {
     data_dir: PathBuf,
     /// True if the host was started here and is stopped here.
     own_host: bool,
+    /// Whose commands these are, where commands are shown.
+    caption: String,
 }
 
 /// The end of a command.
@@ -67,6 +71,7 @@ impl World {
             data_dir: PathBuf::from(format!("/tmp/coracle-e2e-{:x}", unique())),
             work_dir,
             own_host: given.is_none(),
+            caption: String::new(),
         };
         if world.own_host {
             world.start_host()?;
@@ -174,7 +179,7 @@ impl World {
     pub fn shell(&self, script: &str) -> Run {
         let mut command = Command::new("sh");
         command.arg("-c").arg(script);
-        self.finish(command)
+        self.finish(script, command)
     }
 
     /// As `shell`, and fails unless it ends well. Returns standard output.
@@ -185,6 +190,7 @@ impl World {
     /// Applies a manifest with kubectl.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         let file = self.file("manifest.yaml", manifest)?;
+        show::text(manifest);
         self.kubectl(&format!("apply -f {}", file.display()))
     }
 
@@ -197,7 +203,9 @@ impl World {
 
     /// The same with another kubeconfig: that of a tenant, for example.
     pub fn with_kubeconfig(&self, kubeconfig: PathBuf) -> Self {
+        let caption = kubeconfig.file_stem().unwrap_or_default();
         Self {
+            caption: caption.to_string_lossy().into_owned(),
             kubeconfig,
             ..self.clone()
         }
@@ -214,6 +222,7 @@ impl World {
         Ok(Self {
             work_dir,
             kubeconfig,
+            caption: name.to_owned(),
             ..self.clone()
         })
     }
@@ -239,14 +248,13 @@ impl World {
     }
 
     fn check(&self, program: &Path, arguments: &str) -> Result<String> {
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        ended_well(&format!("{name} {arguments}"), self.run(program, arguments))
+        ended_well(&shown(program, arguments), self.run(program, arguments))
     }
 
     fn run(&self, program: &Path, arguments: &str) -> Run {
         let mut command = Command::new(program);
         command.args(split(arguments));
-        self.finish(command)
+        self.finish(&shown(program, arguments), command)
     }
 
     fn prepare(&self, command: &mut Command) {
@@ -262,9 +270,9 @@ impl World {
             .stdin(Stdio::null());
     }
 
-    fn finish(&self, mut command: Command) -> Run {
+    fn finish(&self, words: &str, mut command: Command) -> Run {
         self.prepare(&mut command);
-        match command.output() {
+        let run = match command.output() {
             Ok(Output {
                 status,
                 stdout,
@@ -279,12 +287,15 @@ impl World {
                 out: String::new(),
                 err: error.to_string(),
             },
-        }
+        };
+        show::command(&self.caption, words, &run);
+        run
     }
 
     /// Waits until `check` succeeds; fails with its last error.
     pub fn eventually<T>(&self, what: &str, check: impl Fn() -> Result<T>) -> Result<T> {
         let started = Instant::now();
+        let _waiting = show::wait();
         loop {
             let error = match check() {
                 Ok(value) => return Ok(value),
@@ -335,6 +346,12 @@ impl World {
 fn unique() -> u128 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_micros())
+}
+
+/// A command as its user would write it.
+fn shown(program: &Path, arguments: &str) -> String {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    format!("{name} {arguments}")
 }
 
 /// Words, with single quotes holding one together.

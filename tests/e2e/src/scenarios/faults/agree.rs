@@ -15,6 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Waits until `check` succeeds; fails with its last error.
 pub fn within<T>(patience: Duration, mut check: impl FnMut() -> Result<T>) -> Result<T> {
     let started = Instant::now();
+    let _waiting = crate::show::wait();
     loop {
         let error = match check() {
             Ok(value) => return Ok(value),
