@@ -85,8 +85,8 @@ pub async fn renew(host: &Host, tenant: &Tenant<'_>, earlier: &[String]) -> Resu
 fn explain(error: CliError, place: &str) -> CliError {
     if place == CLUSTER {
         return error.hint(
-            "sync.fromHost.nodes and the classes of sync.fromHost show what lies in no namespace: switch \
-             them off, or have an administrator of the host create this virtual cluster",
+            "sync.fromHost.nodes and the classes of sync.fromHost show what lies in no namespace, and so do \
+             the definitions of custom resources: switch them off, or have an administrator of the host create this virtual cluster",
         );
     }
     error.hint(format!(

@@ -81,6 +81,12 @@ pub async fn install(
         cluster_ip: cluster_ip.unwrap_or_default().to_owned(),
     };
     let rules = coracle_config::host_rules(tenant.config);
+    // Before other values take the place of those.
+    let mut custom = if upgrade {
+        removal::custom_resources(host, tenant.namespace, tenant.name).await?
+    } else {
+        Vec::new()
+    };
     for object in tenant.dependents(&facts, &rules) {
         let doing = format!(
             "create the virtual cluster's {} {}",
@@ -108,6 +114,12 @@ pub async fn install(
         remove_policies(host, tenant, &facts).await?;
         let chosen = &tenant.config.sync.to_host;
         removal::remove_optional(host, tenant.namespace, tenant.name, chosen).await?;
+        let kept = coracle_config::model::custom::to_host(&chosen.custom_resources);
+        custom.retain(|gone| {
+            kept.iter()
+                .all(|(name, _)| name.definition() != gone.definition())
+        });
+        removal::remove_custom(host, tenant.namespace, tenant.name, &custom).await?;
         if earlier.iter().any(|place| place == grants::CLUSTER) {
             removal::remove_classes(host, tenant.namespace, tenant.name, chosen).await?;
         }

@@ -7,6 +7,7 @@
 //! are named, [`marks`] every label and annotation they carry.
 
 pub mod convert;
+pub mod custom;
 mod legacy;
 pub mod load;
 pub mod mapping;
@@ -21,6 +22,7 @@ mod set;
 mod shape;
 
 pub use convert::convert;
+pub use custom::CustomName;
 pub use load::{ConfigError, Hint, Problem};
 pub use model::Config;
 pub use names::{NameError, host_cluster_name, host_name, validate_name};

@@ -327,6 +327,20 @@ sync:
                 "values: sync.toHost.storageClasses.enabled: not together with \
                  sync.fromHost.storageClasses: classes are either the host's or the tenant's",
             ),
+            (
+                "sync: {toHost: {customResources: {deployments.apps: {enabled: true}, \
+                 a.b.c: {enabled: true, scope: Cluster}, a.b.c/v1: {enabled: true}}}}",
+                "values: sync.toHost.customResources[a.b.c/v1]: a custom resource flows in one version only\n\
+                 values: sync.toHost.customResources[deployments.apps]: expected the plural name of a \
+                 custom resource with its group, such as certificates.cert-manager.io or \
+                 certificates.cert-manager.io/v1, found \"deployments.apps\"\n\
+                 values: sync.toHost.customResources[a.b.c].scope: only what lies in a namespace flows to \
+                 the host: the host has one place for what does not, which would be everybody's",
+            ),
+            (
+                "sync: {toHost: {customResources: {a.b.c: {enable: true}}}}",
+                "v: sync.toHost.customResources[a.b.c].enable: unknown key; did you mean enabled?",
+            ),
             ("- a", "v: expected a map of keys, found a list"),
         ];
         for (text, expected) in cases {

@@ -10,8 +10,10 @@ use serde_json::{Map, Value};
 
 #[macro_use]
 mod section;
+pub mod custom;
 mod policies;
 
+pub use custom::{CustomToHost, Named};
 pub use policies::{
     Limits, NetworkPolicies, PeerRules, Policies, PublicEgress, Quota, ScopeSelector, WorkloadRules,
 };
@@ -125,6 +127,10 @@ section!(
         priority_classes: Switch = Switch::off(),
         /// StorageClasses; needs a ClusterRole.
         storage_classes: Switch = Switch::off(),
+        /// Custom resources, by plural name and group
+        /// (`certificates.cert-manager.io`), with a version after a slash where
+        /// it is not to be the one that the host stores; needs a ClusterRole.
+        custom_resources: Named<CustomToHost> = Named::new(),
     }
 );
 

@@ -322,14 +322,16 @@ pub const REFUSED: &[Refused] = &[
     refused("sync.fromHost.runtimeClasses.selector", NOT_YET),
     refused("sync.fromHost.storageClasses.selector", NOT_YET),
     refused("sync.fromHost.volumeSnapshotClasses", NOT_YET),
-    refused("sync.generic", "custom resources stay inside"),
+    refused(
+        "sync.generic",
+        "sync.toHost.customResources and sync.fromHost.customResources take its place",
+    ),
     refused(
         "sync.nodes.fakeKubeletIPs",
         "the syncer answers for the kubelets of all nodes",
     ),
     given("sync.pods.ephemeralContainers", "true", "they always flow"),
     given("sync.pods.status", "true", "it always flows"),
-    refused("sync.toHost.customResources", NOT_YET),
     refused("sync.toHost.gatewayApi", NOT_YET),
     refused(
         "sync.toHost.namespaces",

@@ -1,20 +1,21 @@
 //! The rights of the syncer on the host: what its Role must grant, and no more.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::mapping::{self, Mapping};
-use crate::model::Config;
+use crate::model::{Config, custom};
 
 /// One rule of a Role, as in `rbac.authorization.k8s.io/v1`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyRule {
     /// API groups; the core group is the empty text.
-    pub api_groups: Vec<&'static str>,
+    pub api_groups: Vec<Cow<'static, str>>,
     /// Resources and subresources.
-    pub resources: Vec<&'static str>,
+    pub resources: Vec<Cow<'static, str>>,
     /// The only objects that the rule is about; empty for all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resource_names: Vec<String>,
@@ -38,8 +39,8 @@ const READ: &[&str] = &["get", "list", "watch"];
 
 fn rule(group: &'static str, resources: &[&'static str], verbs: &[&'static str]) -> PolicyRule {
     PolicyRule {
-        api_groups: vec![group],
-        resources: resources.to_vec(),
+        api_groups: vec![group.into()],
+        resources: resources.iter().map(|name| (*name).into()).collect(),
         resource_names: Vec::new(),
         verbs: verbs.to_vec(),
     }
@@ -90,6 +91,13 @@ pub fn host_rules(config: &Config) -> Vec<PolicyRule> {
     if to_host.service_accounts.enabled {
         rules.push(rule("", &["serviceaccounts"], WRITE));
     }
+    for (name, _) in custom::to_host(&to_host.custom_resources) {
+        rules.push(PolicyRule {
+            api_groups: vec![name.group.into()],
+            resources: vec![name.plural.into()],
+            ..rule("", &[], WRITE)
+        });
+    }
     rules
 }
 
@@ -107,17 +115,18 @@ pub fn within_admin(rules: &[PolicyRule]) -> Vec<PolicyRule> {
     ];
     let mut within = Vec::new();
     for rule in rules {
-        let (beyond, held): (Vec<&str>, Vec<&str>) = rule
+        let (beyond, held): (Vec<_>, Vec<_>) = rule
             .resources
             .iter()
-            .partition(|resource| BEYOND.contains(resource));
+            .cloned()
+            .partition(|resource| BEYOND.contains(&&**resource));
         if !held.is_empty() {
             within.push(PolicyRule {
                 resources: held,
                 ..rule.clone()
             });
         }
-        let readable: Vec<&str> = beyond
+        let readable: Vec<_> = beyond
             .into_iter()
             .filter(|resource| !resource.contains('/'))
             .collect();
@@ -162,6 +171,16 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     }
     if to_host.storage_classes.enabled {
         rules.push(rule("storage.k8s.io", &["storageclasses"], WRITE));
+    }
+    let definitions: BTreeSet<String> = custom::to_host(&to_host.custom_resources)
+        .into_iter()
+        .map(|(name, _)| name.definition())
+        .collect();
+    if !definitions.is_empty() {
+        rules.push(PolicyRule {
+            resource_names: definitions.into_iter().collect(),
+            ..rule("apiextensions.k8s.io", &["customresourcedefinitions"], READ)
+        });
     }
     rules
 }
@@ -271,12 +290,16 @@ mod tests {
         let within = within_admin(&host_rules(&Config::default()));
         for rule in &within {
             for resource in &rule.resources {
-                assert!(!["pods/status", "pods/resize"].contains(resource));
+                assert!(!["pods/status", "pods/resize"].contains(&&**resource));
                 let writes = rule.verbs.contains(&"create");
                 assert!(!(writes && resource.starts_with("endpoint")), "{rule:?}");
             }
         }
-        assert!(within.iter().any(|rule| rule.resources.contains(&"pods")));
+        assert!(
+            within
+                .iter()
+                .any(|rule| rule.resources.contains(&"pods".into()))
+        );
     }
 
     #[test]
@@ -292,6 +315,30 @@ mod tests {
             );
             assert!(!rule.verbs.contains(&"*"));
         }
+    }
+
+    #[test]
+    fn custom_resources_grant_their_definitions_by_name_and_their_objects_in_the_namespace() {
+        let yaml = "sync: {toHost: {customResources: {boats.sea.example.com/v1: {enabled: true}, \
+                    ships.sea.example.com: {enabled: false}}}}";
+        let (config, _) = Config::from_yaml(&[("v", yaml)]).unwrap();
+        let rules = host_rules(&config);
+        let last = serde_json::json!(rules.last());
+        assert_eq!(
+            last,
+            serde_json::json!({"apiGroups": ["sea.example.com"], "resources": ["boats"], "verbs": WRITE})
+        );
+        assert_eq!(rules.len(), host_rules(&Config::default()).len() + 1);
+        assert_eq!(within_admin(&rules).last(), rules.last());
+        let grants = host_grants(&config, "demo");
+        assert_eq!(grants.len(), 1);
+        assert_eq!(grants[0].namespace, None);
+        assert_eq!(
+            serde_json::json!(grants[0].rules),
+            serde_json::json!([{"apiGroups": ["apiextensions.k8s.io"],
+                "resources": ["customresourcedefinitions"],
+                "resourceNames": ["boats.sea.example.com"], "verbs": READ}])
+        );
     }
 
     #[test]

@@ -51,6 +51,11 @@ fn of(shape: &Shape, path: &str, default: &Value, meanings: &BTreeMap<String, St
                 .collect();
             json!({"type": ["object", "null"], "properties": properties, "additionalProperties": false})
         }
+        Shape::Named(known) => {
+            let each = &Shape::Section(known.clone());
+            let each = of(each, &format!("{path}[]"), &Value::Null, meanings);
+            json!({"type": ["object", "null"], "additionalProperties": each})
+        }
         Shape::Texts => {
             json!({"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}})
         }
@@ -190,6 +195,38 @@ mod tests {
         true
     }
 
+    fn agree(cases: &[(&str, bool)]) {
+        let schema = schema();
+        for (text, right) in cases {
+            let value: Value = serde_saphyr::from_str(text).unwrap();
+            assert_eq!(fits(&schema, &schema, &value), *right, "schema: {text}");
+            let loaded = Config::from_yaml(&[("v", text)]);
+            assert_eq!(loaded.is_ok(), *right, "check: {text}: {loaded:?}");
+        }
+    }
+
+    #[test]
+    fn they_agree_about_custom_resources() {
+        agree(&[
+            (
+                "sync: {toHost: {customResources: {boats.sea.example.com: {enabled: true}, a.b.c/v1: null}}}",
+                true,
+            ),
+            (
+                "sync: {toHost: {customResources: {boats.sea.example.com: {enable: true}}}}",
+                false,
+            ),
+            (
+                "sync: {toHost: {customResources: {boats.sea.example.com: {scope: Global}}}}",
+                false,
+            ),
+            (
+                "sync: {toHost: {customResources: {boats.sea.example.com: true}}}",
+                false,
+            ),
+        ]);
+    }
+
     #[test]
     fn the_schema_and_the_check_agree() {
         let cases = [
@@ -282,13 +319,8 @@ mod tests {
                 true,
             ),
         ];
+        agree(&cases);
         let schema = schema();
-        for (text, right) in cases {
-            let value: Value = serde_saphyr::from_str(text).unwrap();
-            assert_eq!(fits(&schema, &schema, &value), right, "schema: {text}");
-            let loaded = Config::from_yaml(&[("v", text)]);
-            assert_eq!(loaded.is_ok(), right, "check: {text}: {loaded:?}");
-        }
         let complete = serde_json::to_value(Config::default()).unwrap();
         assert!(fits(&schema, &schema, &complete));
     }
@@ -304,6 +336,7 @@ mod tests {
                 }
                 look(inner, &path, mute);
                 look(&inner["items"], &format!("{path}[]"), mute);
+                look(&inner["additionalProperties"], &format!("{path}[]"), mute);
             }
         }
         let mut mute = Vec::new();

@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use crate::custom::CustomName;
 use crate::load::Problem;
 use crate::mapping;
+use crate::model::custom::CLUSTER;
 use crate::model::{Config, Texts};
 
 /// Reports every choice that has the right type and still makes no sense.
@@ -51,6 +53,7 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
     services(config, &mut problem);
     together(config, &mut problem);
     exported(config, &mut problem);
+    custom(config, &mut problem);
     let from_host = &config.sync.from_host;
     for (kind, imports) in [
         ("configMaps", &from_host.config_maps),
@@ -58,6 +61,45 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
     ] {
         let path = format!("sync.fromHost.{kind}.mappings.byName");
         by_name(&path, &imports.mappings.by_name, &mut problem);
+    }
+}
+
+/// Custom resources that can flow in one direction at most: each is two watches
+/// and the objects that they show, which are kept in memory.
+const MAX_CUSTOM: usize = 50;
+
+fn custom(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let path = "sync.toHost.customResources";
+    let to_host = &config.sync.to_host.custom_resources;
+    custom_names(path, to_host.keys(), problem);
+    for (name, choice) in to_host {
+        if choice.enabled && choice.scope == CLUSTER {
+            let message = "only what lies in a namespace flows to the host: the host has one place for \
+                           what does not, which would be everybody's";
+            problem(&format!("{path}[{name}].scope"), message.into());
+        }
+    }
+}
+
+fn custom_names<'a>(
+    path: &str,
+    names: impl ExactSizeIterator<Item = &'a String>,
+    problem: &mut impl FnMut(&str, String),
+) {
+    if names.len() > MAX_CUSTOM {
+        problem(path, format!("more than {MAX_CUSTOM} custom resources"));
+        return;
+    }
+    let mut definitions = std::collections::BTreeSet::new();
+    for name in names {
+        let here = format!("{path}[{name}]");
+        match CustomName::parse(name) {
+            Err(message) => problem(&here, message),
+            Ok(parsed) if !definitions.insert(parsed.definition()) => {
+                problem(&here, "a custom resource flows in one version only".into());
+            }
+            Ok(_) => {}
+        }
     }
 }
 
@@ -181,7 +223,7 @@ fn is_range(text: &str) -> bool {
 }
 
 /// True for what may name a namespace or a service.
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !text.is_empty()
         && text.len() <= 63
@@ -191,7 +233,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// True for what may name most other objects.
-fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 

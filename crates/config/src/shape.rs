@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::model::{AdditionalSecret, Config, ServiceMapping, Toggle};
+use crate::model::{AdditionalSecret, Config, CustomToHost, ServiceMapping, Toggle};
 use crate::refused;
 
 /// Parts of a pod or service spec that go to the host as they are: any keys.
@@ -58,7 +58,11 @@ const CHOICES: &[(&str, &[&str])] = &[
         "policies.podSecurityStandard",
         &["privileged", "baseline", "restricted"],
     ),
+    ("sync.toHost.customResources[].scope", SCOPES),
 ];
+
+/// Where custom resources lie.
+const SCOPES: &[&str] = &["Namespaced", "Cluster"];
 
 /// What the value of a key is.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +71,8 @@ pub(crate) enum Shape {
     Section(Map<String, Value>),
     /// Any keys, each with a text.
     Texts,
+    /// Any keys, each with the same section.
+    Named(Map<String, Value>),
     /// Any keys.
     Free,
     /// A list.
@@ -107,6 +113,9 @@ impl Shape {
         if let Some((_, choices)) = CHOICES.iter().find(|(key, _)| *key == path) {
             let open = *default == "";
             return Self::Choice { of: choices, open };
+        }
+        if let Some(Value::Object(section)) = named(path) {
+            return Self::Named(section);
         }
         match default {
             _ if FREE_FORM.contains(&path) => Self::Free,
@@ -175,6 +184,12 @@ impl Shape {
                     }
                 }
             }
+            (Self::Named(known), Value::Object(given)) => {
+                let section = Self::Section(known.clone());
+                for (name, value) in given {
+                    section.check(value, &format!("{path}[{name}]"), found);
+                }
+            }
             (Self::List(item), Value::Array(items)) => {
                 for (at, value) in items.iter().enumerate() {
                     item.check_item(value, &format!("{path}[{at}]"), found);
@@ -200,13 +215,21 @@ impl Shape {
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Section(_) | Self::Texts | Self::Free => "a map",
+            Self::Section(_) | Self::Named(_) | Self::Texts | Self::Free => "a map",
             Self::List(_) => "a list",
             Self::Switch => "true or false",
             Self::Toggle => "true, false or auto",
             Self::Text | Self::Choice { .. } | Self::PlainText => "a text",
             Self::Number => "a number",
         }
+    }
+}
+
+/// The default of what a map with names of the user's choice holds under each.
+fn named(path: &str) -> Option<Value> {
+    match path {
+        "sync.toHost.customResources" => Some(serialised(&CustomToHost::default())),
+        _ => None,
     }
 }
 
@@ -326,6 +349,11 @@ pub(crate) fn merge(into: &mut Value, default: &Value, values: Value, path: &str
             }
         }
         (into, Value::Null) => *into = default.clone(),
+        // A first value under a name of the user's choice.
+        (into @ Value::Null, values @ Value::Object(_)) => {
+            *into = Value::Object(Map::new());
+            merge(into, default, values, path);
+        }
         (into, Value::Number(number)) if default.is_string() => {
             *into = Value::String(number.to_string());
         }

@@ -93,16 +93,16 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A resource at the version that we use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Resource {
+pub(crate) struct Resource<'a> {
     /// `v1`, `networking.k8s.io/v1`.
-    pub(crate) api_version: &'static str,
+    pub(crate) api_version: &'a str,
     /// Plural name.
-    pub(crate) plural: &'static str,
+    pub(crate) plural: &'a str,
     /// Kind.
-    pub(crate) kind: &'static str,
+    pub(crate) kind: &'a str,
 }
 
-impl Resource {
+impl Resource<'_> {
     fn path(&self, namespace: &str, name: &str, sub: &str) -> String {
         let root = if self.api_version.contains('/') {
             "apis"
@@ -206,7 +206,7 @@ impl Cluster {
     /// The object, or `None`.
     pub(crate) async fn get(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         namespace: &str,
         name: &str,
     ) -> Result<Option<Value>, ApiError> {
@@ -230,7 +230,7 @@ impl Cluster {
     /// Creates the object in the namespace that it names.
     pub(crate) async fn create(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         object: &Value,
     ) -> Result<Value, ApiError> {
         let path = resource.path(coracle_machinery::object::namespace(object), "", "");
@@ -240,7 +240,7 @@ impl Cluster {
     /// Posts to a subresource.
     pub(crate) async fn post(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         namespace: &str,
         name: &str,
         sub: &str,
@@ -253,7 +253,7 @@ impl Cluster {
     /// Replaces the object, or one of its subresources.
     pub(crate) async fn update(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         sub: &str,
         object: &Value,
     ) -> Result<Value, ApiError> {
@@ -266,7 +266,7 @@ impl Cluster {
     /// patch.
     pub(crate) async fn patch(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         namespace: &str,
         name: &str,
         sub: &str,
@@ -282,7 +282,7 @@ impl Cluster {
     /// error.
     pub(crate) async fn delete(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         namespace: &str,
         name: &str,
         how: &Delete,
@@ -305,7 +305,7 @@ impl Cluster {
     /// All objects and the revision they were read at.
     pub(crate) async fn list(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         narrow: &Narrow,
     ) -> Result<(Vec<Value>, String), ApiError> {
         let path = resource.path(&narrow.namespace, "", "");
@@ -338,7 +338,7 @@ impl Cluster {
     /// The changes after a revision. The stream ends when the server ends it.
     pub(crate) async fn watch(
         &self,
-        resource: Resource,
+        resource: Resource<'_>,
         narrow: &Narrow,
         version: &str,
     ) -> Result<impl Stream<Item = Result<WatchEvent<Value>, ApiError>> + use<>, ApiError> {

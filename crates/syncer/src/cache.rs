@@ -12,13 +12,43 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::api::{ApiError, Cluster, Narrow};
-use crate::kinds::Kind;
+use crate::api::{ApiError, Cluster, Narrow, Resource};
 
 /// Pause before the first and after the last of many failed attempts to list
 /// or watch.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How much of an object is kept in memory. Field managers never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// All else.
+    Whole,
+    /// Not the content of a ConfigMap or Secret, which is read again when it is
+    /// needed.
+    Frame,
+}
+
+/// What a cache watches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watched<'a> {
+    pub(crate) resource: Resource<'a>,
+    pub(crate) kept: Kept,
+}
+
+impl Watched<'_> {
+    fn slim(self, object: &mut Value) {
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        if self.kept == Kept::Frame
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("data");
+            map.remove("binaryData");
+        }
+    }
+}
 
 /// Objects of one kind by namespace and name.
 pub(crate) struct Cache {
@@ -108,7 +138,7 @@ impl Cache {
     /// Lists and watches until stopped; tells every change.
     pub(crate) async fn run(
         &self,
-        kind: Kind,
+        watched: Watched<'_>,
         cluster: Cluster,
         narrow: Narrow,
         stop: CancellationToken,
@@ -119,9 +149,9 @@ impl Cache {
         loop {
             let round = async {
                 if version.is_empty() {
-                    version = self.relist(kind, &cluster, &narrow, &tell).await?;
+                    version = self.relist(watched, &cluster, &narrow, &tell).await?;
                 }
-                self.follow(kind, &cluster, &narrow, &mut version, &tell, &mut pause)
+                self.follow(watched, &cluster, &narrow, &mut version, &tell, &mut pause)
                     .await
             };
             let outcome = tokio::select! {
@@ -133,10 +163,10 @@ impl Cache {
                 Ok(()) => continue,
                 Err(error) if error.is_gone() => version.clear(),
                 Err(error @ ApiError::Refused { .. }) => {
-                    warn!(?kind, %error, "cannot list or watch");
+                    warn!(kind = watched.resource.kind, %error, "cannot list or watch");
                     version.clear();
                 }
-                Err(error) => debug!(?kind, %error, "the watch broke off"),
+                Err(error) => debug!(kind = watched.resource.kind, %error, "the watch broke off"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -147,16 +177,16 @@ impl Cache {
 
     async fn relist(
         &self,
-        kind: Kind,
+        watched: Watched<'_>,
         cluster: &Cluster,
         narrow: &Narrow,
         tell: &impl Fn(Change),
     ) -> Result<String, ApiError> {
-        let resource = kind.resource();
+        let resource = watched.resource;
         let (items, version) = cluster.list(resource, narrow).await?;
         let mut gone: std::collections::HashSet<VirtualName> = self.names().into_iter().collect();
         for mut item in items {
-            kind.slim(&mut item);
+            watched.slim(&mut item);
             if let Some(map) = item.as_object_mut() {
                 // Items of a list do not say what they are.
                 map.insert("apiVersion".into(), resource.api_version.into());
@@ -174,14 +204,14 @@ impl Cache {
 
     async fn follow(
         &self,
-        kind: Kind,
+        watched: Watched<'_>,
         cluster: &Cluster,
         narrow: &Narrow,
         version: &mut String,
         tell: &impl Fn(Change),
         pause: &mut Duration,
     ) -> Result<(), ApiError> {
-        let stream = cluster.watch(kind.resource(), narrow, version).await?;
+        let stream = cluster.watch(watched.resource, narrow, version).await?;
         pin_mut!(stream);
         let mut seen = false;
         while let Some(event) = stream.next().await {
@@ -202,7 +232,7 @@ impl Cache {
             if deleted {
                 tell(self.remove(&VirtualName::of(&object)));
             } else {
-                kind.slim(&mut object);
+                watched.slim(&mut object);
                 tell(self.put(object));
             }
         }

@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api::{Cluster, Narrow};
+use crate::api::{ApiError, Cluster, Narrow};
 use crate::cache::{Cache, Change};
 use crate::kinds::Kind;
-use crate::queue::{Key, Outcome, Queue};
+use crate::queue::{Key, Of, Outcome, Queue};
 use crate::sync;
 use crate::{Error, SyncerConfig, kubelet};
 
@@ -84,6 +84,8 @@ pub(crate) struct Syncer {
     pub(crate) tokens: sync::tokens::Tokens,
     /// Host objects that mappings name.
     pub(crate) sources: sync::sources::Sources,
+    /// Custom resources.
+    pub(crate) customs: sync::custom::Customs,
 }
 
 pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Result<(), Error> {
@@ -114,6 +116,7 @@ pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Re
     ));
     spawn_caches(&syncer, &mut tasks, &shutdown);
     sync::sources::spawn(&syncer, &mut tasks, &shutdown);
+    sync::custom::spawn(&syncer, &mut tasks, &shutdown);
     tasks.spawn(sync::events::run(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::imports::sweep(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::nodes::heartbeats(syncer.clone(), shutdown.clone()));
@@ -191,6 +194,7 @@ async fn start(
         references: Mutex::default(),
         tokens: sync::tokens::Tokens::default(),
         sources,
+        customs: sync::custom::Customs::new(&config.config),
     }
 }
 
@@ -246,7 +250,7 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
                     }
                 };
                 cache
-                    .run(kind, side.cluster.clone(), narrow, stop, tell)
+                    .run(kind.watched(), side.cluster.clone(), narrow, stop, tell)
                     .await;
             });
         }
@@ -327,7 +331,7 @@ async fn work(syncer: Arc<Syncer>, stop: CancellationToken) {
 }
 
 impl Syncer {
-    fn ours_only(&self) -> Narrow {
+    pub(crate) fn ours_only(&self) -> Narrow {
         Narrow {
             namespace: self.translator.host_namespace.clone(),
             labels: format!("{}={}", marks::MANAGED_BY, self.translator.vc),
@@ -346,34 +350,9 @@ impl Syncer {
     }
 
     async fn reconcile(&self, key: &Key) -> Outcome {
-        let result = match key.kind {
-            Kind::Pod => sync::pods::reconcile(self, &key.name).await,
-            Kind::Service => sync::services::reconcile(self, &key.name).await,
-            Kind::Endpoints | Kind::EndpointSlice => {
-                sync::endpoints::reconcile(self, key.kind, &key.name).await
-            }
-            Kind::ConfigMap => sync::data::reconcile(self, DataKind::ConfigMap, &key.name).await,
-            Kind::Secret => sync::data::reconcile(self, DataKind::Secret, &key.name).await,
-            Kind::Claim => sync::claims::reconcile(self, &key.name).await,
-            Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget | Kind::ServiceAccount => {
-                sync::plain::reconcile(self, key.kind, &key.name).await
-            }
-            kind if self.flows_as_class(kind) => {
-                sync::classes::reconcile(self, kind, &key.name).await
-            }
-            Kind::IngressClass | Kind::StorageClass | Kind::RuntimeClass | Kind::PriorityClass => {
-                sync::imports::reconcile(self, key.kind, &key.name).await
-            }
-            Kind::Node => sync::nodes::reconcile(self, &key.name.name).await,
-            Kind::Volume => sync::claims::reconcile_volume(self, &key.name.name).await,
-            Kind::Tokens => sync::tokens::reconcile(self, &key.name).await,
-            Kind::Alias => sync::aliases::reconcile(self, &key.name.name).await,
-            Kind::Replica => sync::replicas::reconcile(self, &key.name).await,
-            Kind::ShownConfigMap => {
-                sync::shown::reconcile(self, DataKind::ConfigMap, &key.name).await
-            }
-            Kind::ShownSecret => sync::shown::reconcile(self, DataKind::Secret, &key.name).await,
-            Kind::Namespace => Ok(Outcome::Done),
+        let result = match key.of {
+            Of::Kind(kind) => self.reconcile_kind(kind, &key.name).await,
+            Of::Custom(custom) => sync::custom::reconcile(self, custom, &key.name).await,
         };
         match result {
             Ok(outcome) => outcome,
@@ -383,13 +362,43 @@ impl Syncer {
             }
             Err(error) => {
                 warn!(?key, %error, "cannot reconcile");
-                if error.is_users_concern()
-                    && let Some(object) = self.inside.get(key.kind, &key.name)
-                {
+                let object = match key.of {
+                    Of::Kind(kind) => self.inside.get(kind, &key.name),
+                    Of::Custom(custom) => self.customs.inside(custom, &key.name),
+                };
+                if let Some(object) = object.filter(|_| error.is_users_concern()) {
                     sync::events::warn(self, &object, "SyncError", &error.to_string()).await;
                 }
                 Outcome::Failed
             }
+        }
+    }
+
+    async fn reconcile_kind(&self, kind: Kind, name: &VirtualName) -> Result<Outcome, ApiError> {
+        match kind {
+            Kind::Pod => sync::pods::reconcile(self, name).await,
+            Kind::Service => sync::services::reconcile(self, name).await,
+            Kind::Endpoints | Kind::EndpointSlice => {
+                sync::endpoints::reconcile(self, kind, name).await
+            }
+            Kind::ConfigMap => sync::data::reconcile(self, DataKind::ConfigMap, name).await,
+            Kind::Secret => sync::data::reconcile(self, DataKind::Secret, name).await,
+            Kind::Claim => sync::claims::reconcile(self, name).await,
+            Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget | Kind::ServiceAccount => {
+                sync::plain::reconcile(self, kind, name).await
+            }
+            kind if self.flows_as_class(kind) => sync::classes::reconcile(self, kind, name).await,
+            Kind::IngressClass | Kind::StorageClass | Kind::RuntimeClass | Kind::PriorityClass => {
+                sync::imports::reconcile(self, kind, name).await
+            }
+            Kind::Node => sync::nodes::reconcile(self, &name.name).await,
+            Kind::Volume => sync::claims::reconcile_volume(self, &name.name).await,
+            Kind::Tokens => sync::tokens::reconcile(self, name).await,
+            Kind::Alias => sync::aliases::reconcile(self, &name.name).await,
+            Kind::Replica => sync::replicas::reconcile(self, name).await,
+            Kind::ShownConfigMap => sync::shown::reconcile(self, DataKind::ConfigMap, name).await,
+            Kind::ShownSecret => sync::shown::reconcile(self, DataKind::Secret, name).await,
+            Kind::Namespace => Ok(Outcome::Done),
         }
     }
 

@@ -1,9 +1,8 @@
 //! The kinds that are watched, on which side, and how much of them is kept.
 
-use coracle_config::Config;
-use serde_json::Value;
-
 use crate::api::Resource;
+use crate::cache::{Kept, Watched};
+use coracle_config::Config;
 
 /// A kind that is watched on one side or on both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,7 +46,7 @@ impl Kind {
     pub(crate) const COUNT: usize = Kind::ShownSecret as usize + 1;
 
     /// The resource.
-    pub(crate) fn resource(self) -> Resource {
+    pub(crate) fn resource(self) -> Resource<'static> {
         let (api_version, plural, kind) = match self {
             Self::Pod => ("v1", "pods", "Pod"),
             Self::Service | Self::Alias | Self::Replica => ("v1", "services", "Service"),
@@ -134,36 +133,39 @@ impl Kind {
         )
     }
 
-    /// Drops what need not be kept in memory: field managers everywhere, and
-    /// the content of kinds that are read again when it is needed.
-    pub(crate) fn slim(self, object: &mut Value) {
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
-        }
-        if matches!(self, Self::ConfigMap | Self::Secret)
-            && let Some(map) = object.as_object_mut()
-        {
-            map.remove("data");
-            map.remove("binaryData");
+    /// What is watched, and how much of it is kept.
+    pub(crate) fn watched(self) -> Watched<'static> {
+        let kept = match self {
+            Self::ConfigMap | Self::Secret => Kept::Frame,
+            _ => Kept::Whole,
+        };
+        Watched {
+            resource: self.resource(),
+            kept,
         }
     }
 }
 
-/// Resources that are written but not watched.
+/// Resources that are no kinds of their own here.
 pub(crate) mod other {
     use crate::api::Resource;
 
-    pub(crate) const EVENTS: Resource = Resource {
+    pub(crate) const EVENTS: Resource<'static> = Resource {
         api_version: "v1",
         plural: "events",
         kind: "Event",
     };
-    pub(crate) const LEASES: Resource = Resource {
+    pub(crate) const LEASES: Resource<'static> = Resource {
         api_version: "coordination.k8s.io/v1",
         plural: "leases",
         kind: "Lease",
     };
-    pub(crate) const SERVICE_ACCOUNTS: Resource = Resource {
+    pub(crate) const DEFINITIONS: Resource<'static> = Resource {
+        api_version: "apiextensions.k8s.io/v1",
+        plural: "customresourcedefinitions",
+        kind: "CustomResourceDefinition",
+    };
+    pub(crate) const SERVICE_ACCOUNTS: Resource<'static> = Resource {
         api_version: "v1",
         plural: "serviceaccounts",
         kind: "ServiceAccount",

@@ -11,16 +11,31 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::kinds::Kind;
+use crate::sync::custom;
 
 /// Pause before a failed key is tried again, doubled with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Failures after which the pause no longer grows: about five minutes.
 const MOST_DOUBLINGS: u32 = 15;
 
+/// What an object is one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Of {
+    Kind(Kind),
+    /// A custom resource.
+    Custom(custom::Key),
+}
+
+impl From<Kind> for Of {
+    fn from(kind: Kind) -> Self {
+        Self::Kind(kind)
+    }
+}
+
 /// What is to be reconciled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
-    pub(crate) kind: Kind,
+    pub(crate) of: Of,
     pub(crate) name: VirtualName,
 }
 
@@ -71,8 +86,9 @@ impl Queue {
     }
 
     /// Adds a key unless it waits already.
-    pub(crate) fn push(&self, kind: Kind, name: VirtualName) {
-        self.lock().push(Key { kind, name });
+    pub(crate) fn push(&self, of: impl Into<Of>, name: VirtualName) {
+        let of = of.into();
+        self.lock().push(Key { of, name });
         self.wake.notify_one();
     }
 

@@ -7,6 +7,7 @@
 mod affinity;
 mod claim;
 mod classes;
+mod custom;
 mod data;
 mod endpoints;
 mod env;
@@ -27,6 +28,7 @@ mod selector;
 mod service;
 mod volumes;
 
+pub use custom::{CustomKind, definition_inside, definition_update, established};
 pub use data::DataKind;
 pub use endpoints::is_controller_made_slice;
 pub use mapped::NewType;

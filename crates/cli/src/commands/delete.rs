@@ -15,7 +15,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use serde_json::json;
 
 use super::removal::{
-    anything_in, remove_all, remove_classes, remove_named, remove_optional, wait_gone,
+    anything_in, custom_resources, remove_all, remove_classes, remove_custom, remove_named,
+    remove_optional, wait_gone,
 };
 use super::{Environment, connect};
 use crate::error::{CliError, Result, from_kube};
@@ -249,6 +250,8 @@ async fn remove_rest(host: &Host, namespace: &str, name: &str, keep_pvc: bool) -
     let synced = format!("{}={name}", marks::MANAGED_BY);
     let own = format!("app={},release={name}", marks::APP);
     remove_all::<Pod>(host, namespace, &synced).await?;
+    let custom = custom_resources(host, namespace, name).await?;
+    remove_custom(host, namespace, name, &custom).await?;
     remove_optional(host, namespace, name, &ToHost::default()).await?;
     remove_all::<Service>(host, namespace, &synced).await?;
     remove_all::<ConfigMap>(host, namespace, &synced).await?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use coracle_config::marks;
-use coracle_config::model::ToHost;
+use coracle_config::model::{ToHost, custom};
+use coracle_config::{Config, CustomName, marks, names};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -15,7 +15,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, ListParams, Preconditions};
-use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::core::{DynamicObject, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -58,10 +58,65 @@ pub async fn remove_classes(host: &Host, namespace: &str, name: &str, chosen: &T
         marks::HOST_NAMESPACE
     );
     if !chosen.priority_classes.enabled {
-        remove_from::<PriorityClass>(Api::all(host.client.clone()), &synced).await?;
+        let api: Api<PriorityClass> = Api::all(host.client.clone());
+        remove_from(api, "priorityclasses", &synced).await?;
     }
     if !chosen.storage_classes.enabled {
-        remove_from::<StorageClass>(Api::all(host.client.clone()), &synced).await?;
+        let api: Api<StorageClass> = Api::all(host.client.clone());
+        remove_from(api, "storageclasses", &synced).await?;
+    }
+    Ok(())
+}
+
+/// The custom resources that flow to the host by the values that a virtual
+/// cluster has there.
+///
+/// # Errors
+/// As the host answers; no values and no rights to read them are no error.
+pub async fn custom_resources(host: &Host, namespace: &str, name: &str) -> Result<Vec<CustomName>> {
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
+    let secret = match secrets.get_opt(&names::config_secret(name)).await {
+        Err(error) if is_forbidden(&error) => None,
+        result => result.map_err(from_kube("read the virtual cluster's values"))?,
+    };
+    let text = secret.and_then(|secret| secret.data?.remove(names::CONFIG_KEY));
+    let text = text.and_then(|text| String::from_utf8(text.0).ok());
+    let config = text.and_then(|text| Config::from_yaml(&[("values", &text)]).ok());
+    let Some((config, _)) = config else {
+        return Ok(Vec::new());
+    };
+    let all = custom::to_host(&config.sync.to_host.custom_resources);
+    Ok(all.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Removes the objects of custom resources that came to the host.
+///
+/// # Errors
+/// As the host answers.
+pub async fn remove_custom(
+    host: &Host,
+    namespace: &str,
+    name: &str,
+    resources: &[CustomName],
+) -> Result {
+    let synced = format!("{}={name}", marks::MANAGED_BY);
+    for resource in resources {
+        let group = match kube::discovery::group(&host.client, &resource.group).await {
+            Ok(group) => group,
+            // Its definition is gone, and the objects with it.
+            Err(kube::Error::Discovery(_)) => continue,
+            Err(error) if is_absent(&error) || is_forbidden(&error) => continue,
+            Err(error) => return Err(from_kube("read what the host serves")(error)),
+        };
+        let all = group.recommended_resources();
+        let found = all
+            .iter()
+            .find(|(found, _)| found.plural == resource.plural);
+        if let Some((kind, _)) = found {
+            let client = host.client.clone();
+            let api: Api<DynamicObject> = Api::namespaced_with(client, namespace, kind);
+            remove_from(api, &kind.plural, &synced).await?;
+        }
     }
     Ok(())
 }
@@ -92,18 +147,15 @@ impl<K> Kind for K where
 /// # Errors
 /// As the host answers.
 pub async fn remove_all<K: Kind>(host: &Host, namespace: &str, selector: &str) -> Result {
-    remove_from(
-        Api::<K>::namespaced(host.client.clone(), namespace),
-        selector,
-    )
-    .await
+    let api = Api::<K>::namespaced(host.client.clone(), namespace);
+    remove_from(api, &K::plural(&()), selector).await
 }
 
-async fn remove_from<K>(api: Api<K>, selector: &str) -> Result
+async fn remove_from<K>(api: Api<K>, plural: &str, selector: &str) -> Result
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let doing = format!("delete the virtual cluster's {}", K::plural(&()));
+    let doing = format!("delete the virtual cluster's {plural}");
     let list = match api
         .list_metadata(&ListParams::default().labels(selector))
         .await

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Fragment, Texts, Toggle};
+use super::{Fragment, Toggle};
 
 /// What the keys of a part mean, in the words of its documentation.
 pub(crate) trait Documented {
@@ -20,8 +20,14 @@ impl Documented for u16 {}
 impl Documented for String {}
 impl Documented for Value {}
 impl Documented for Fragment {}
-impl Documented for Texts {}
 impl Documented for Toggle {}
+
+/// Values under names of the user's choice are documented as items of a list.
+impl<T: Documented> Documented for BTreeMap<String, T> {
+    fn document(path: &str, into: &mut BTreeMap<String, String>) {
+        T::document(&format!("{path}[]"), into);
+    }
+}
 
 impl<T: Documented> Documented for Vec<T> {
     fn document(path: &str, into: &mut BTreeMap<String, String>) {

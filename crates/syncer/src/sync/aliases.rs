@@ -78,7 +78,7 @@ async fn write(
     let desired = t.service_alias(inside, host_name);
     let Some(host) = host else {
         let ours = |host: &Value| t.alias_of(host).is_some();
-        create_unless_taken(syncer, Kind::Service, &desired, ours).await?;
+        create_unless_taken(syncer, Kind::Service.resource(), &desired, ours).await?;
         return Ok(());
     };
     if let Some(updated) = t.service_update(&host, &desired) {

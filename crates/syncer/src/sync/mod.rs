@@ -5,6 +5,7 @@
 pub(crate) mod aliases;
 pub(crate) mod claims;
 pub(crate) mod classes;
+pub(crate) mod custom;
 pub(crate) mod data;
 pub(crate) mod endpoints;
 pub(crate) mod events;
@@ -24,7 +25,7 @@ use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
 
-use crate::api::{ApiError, Delete};
+use crate::api::{ApiError, Cluster, Delete, Resource};
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 
@@ -39,7 +40,7 @@ pub(crate) async fn create_on_host(
 ) -> Result<Option<Value>, ApiError> {
     let resource = kind.resource();
     let ours = |host: &Value| syncer.translator.ours(resource.kind, host).as_ref() == Some(name);
-    let present = match create_unless_taken(syncer, kind, desired, ours).await? {
+    let present = match create_unless_taken(syncer, resource, desired, ours).await? {
         Created::New(created) => return Ok(Some(created)),
         Created::Present(present) => present,
     };
@@ -64,7 +65,7 @@ pub(crate) async fn create_class_on_host(
         let found = syncer.translator.our_class(kind.resource().kind, host);
         found.as_ref() == Some(name)
     };
-    match create_unless_taken(syncer, kind, desired, ours).await? {
+    match create_unless_taken(syncer, kind.resource(), desired, ours).await? {
         Created::New(_) => Ok(None),
         Created::Present(present) => Ok(Some(present)),
     }
@@ -82,11 +83,10 @@ enum Created {
 /// given back; by another, that is an error for the user.
 async fn create_unless_taken(
     syncer: &Syncer,
-    kind: Kind,
+    resource: Resource<'_>,
     desired: &Value,
     ours: impl Fn(&Value) -> bool,
 ) -> Result<Created, ApiError> {
-    let resource = kind.resource();
     match syncer.host.cluster.create(resource, desired).await {
         Ok(created) => return Ok(Created::New(created)),
         Err(error) if error.is_already_exists() => {}
@@ -124,16 +124,7 @@ pub(crate) async fn delete_on_host(
     host: &Value,
     grace: Option<i64>,
 ) -> Result<(), ApiError> {
-    let how = Delete {
-        grace,
-        uid: object::uid(host).to_owned(),
-    };
-    let place = (object::namespace(host), object::name(host));
-    syncer
-        .host
-        .cluster
-        .delete(kind.resource(), place.0, place.1, &how)
-        .await
+    delete(&syncer.host.cluster, kind.resource(), host, grace).await
 }
 
 /// Deletes this incarnation of a virtual object.
@@ -143,16 +134,22 @@ pub(crate) async fn delete_inside(
     inside: &Value,
     grace: Option<i64>,
 ) -> Result<(), ApiError> {
+    delete(&syncer.inside.cluster, kind.resource(), inside, grace).await
+}
+
+/// Deletes this incarnation of an object.
+async fn delete(
+    cluster: &Cluster,
+    resource: Resource<'_>,
+    object: &Value,
+    grace: Option<i64>,
+) -> Result<(), ApiError> {
     let how = Delete {
         grace,
-        uid: object::uid(inside).to_owned(),
+        uid: object::uid(object).to_owned(),
     };
-    let place = (object::namespace(inside), object::name(inside));
-    syncer
-        .inside
-        .cluster
-        .delete(kind.resource(), place.0, place.1, &how)
-        .await
+    let place = (object::namespace(object), object::name(object));
+    cluster.delete(resource, place.0, place.1, &how).await
 }
 
 /// Replaces the status of a virtual object. A merge patch, so that nothing
@@ -160,6 +157,18 @@ pub(crate) async fn delete_inside(
 pub(crate) async fn set_status(
     syncer: &Syncer,
     kind: Kind,
+    inside: &Value,
+    status: Value,
+) -> Result<(), ApiError> {
+    set_status_in(syncer, kind.resource(), "status", inside, status).await
+}
+
+/// As `set_status`, of any resource; `sub` is empty where the status is no
+/// subresource.
+async fn set_status_in(
+    syncer: &Syncer,
+    resource: Resource<'_>,
+    sub: &str,
     inside: &Value,
     mut status: Value,
 ) -> Result<(), ApiError> {
@@ -174,7 +183,7 @@ pub(crate) async fn set_status(
     match syncer
         .inside
         .cluster
-        .patch(kind.resource(), place.0, place.1, "status", &patch)
+        .patch(resource, place.0, place.1, sub, &patch)
         .await
     {
         Ok(_) => Ok(()),

@@ -134,7 +134,13 @@ pub(crate) fn spawn(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancel
             };
             source
                 .cache
-                .run(source.kind, cluster, source.narrow(), stop_watching, tell)
+                .run(
+                    source.kind.watched(),
+                    cluster,
+                    source.narrow(),
+                    stop_watching,
+                    tell,
+                )
                 .await;
         });
         // What is inside and no longer on the host shows once this is known.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use coracle_apiserver::access::UserInfo;
 use coracle_apiserver::admission::ServiceAddressing;
 use coracle_apiserver::builtin::{BuiltinOptions, install};
+use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_config::Config;
 use coracle_machinery::object;
@@ -45,6 +46,8 @@ impl Cluster {
         let (builder, builtin) = install(builder, identity);
         let server = builder.build();
         builtin.prepare(None).await.unwrap();
+        let custom = CustomKinds::new(server.clone(), builtin.callouts.clone());
+        tokio::spawn(custom.run(CancellationToken::new()));
         tokio::spawn(builtin.run(CancellationToken::new()));
         let asked = Arc::default();
         Self { server, asked }

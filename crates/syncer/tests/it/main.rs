@@ -4,6 +4,7 @@
 
 mod chaos;
 mod clusters;
+mod custom;
 mod kubelet;
 mod mapped;
 mod nodes;

@@ -1,0 +1,240 @@
+//! Custom resources: their definitions come inside, their objects go to the
+//! host and their status comes back.
+
+use coracle_config::Config;
+use coracle_machinery::object;
+use serde_json::{Value, json};
+
+use crate::clusters::World;
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const DEFINITION: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/boats.sea.example.com";
+const INSIDE: &str = "/apis/sea.example.com/v1/namespaces/default/boats";
+const HOST: &str = "/apis/sea.example.com/v1/namespaces/demo/boats";
+const TO_HOST: &str = "sync: {toHost: {customResources: {boats.sea.example.com: {enabled: true}}}}";
+
+fn definition(scope: &str) -> Value {
+    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {
+        "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+    }}});
+    json!({
+        "metadata": {"name": "boats.sea.example.com"},
+        "spec": {
+            "group": "sea.example.com", "scope": scope,
+            "names": {"plural": "boats", "singular": "boat", "kind": "Boat"},
+            "versions": [
+                {"name": "v1", "served": true, "storage": true, "schema": schema,
+                 "subresources": {"status": {}}},
+                {"name": "v0", "served": true, "storage": false, "schema": schema},
+            ],
+        },
+    })
+}
+
+async fn define(world: &World) {
+    world
+        .host
+        .create(DEFINITIONS, definition("Namespaced"))
+        .await;
+    world.host.appears(HOST).await;
+}
+
+async fn world(values: &str) -> World {
+    let mut world = World::new().await;
+    define(&world).await;
+    world.config = Config::from_yaml(&[("values", values)]).unwrap().0;
+    world.start(world.host.client()).await;
+    world.inside.appears(INSIDE).await;
+    world
+}
+
+fn boat(name: &str, hull: &str) -> Value {
+    json!({
+        "apiVersion": "sea.example.com/v1", "kind": "Boat",
+        "metadata": {"name": name, "labels": {"release": "x", "a": "b"}},
+        "spec": {"hull": hull},
+    })
+}
+
+/// Waits for a warning about the object that says `part`.
+async fn warned(world: &World, name: &str, part: &str) {
+    let told = |list: &Value| {
+        object::items(list, "/items").iter().any(|event| {
+            object::text(event, "/involvedObject/name") == name
+                && object::text(event, "/message").contains(part)
+        })
+    };
+    let path = "/api/v1/namespaces/default/events";
+    world.inside.until(path, "no warning", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_goes_to_the_host_and_its_status_comes_back() {
+    let world = world(TO_HOST).await;
+    let inside = world.inside.appears(DEFINITION).await;
+    let versions = inside["spec"]["versions"].as_array().unwrap();
+    assert_eq!(versions.len(), 1);
+
+    world.inside.create(INSIDE, boat("a", "hide")).await;
+    let host = world
+        .host
+        .appears(&format!("{HOST}/a-x-default-x-vc"))
+        .await;
+    assert_eq!(host["spec"]["hull"], "hide");
+    assert_eq!(object::label(&host, "coracle.dev/managed-by"), Some("vc"));
+    assert_eq!(object::label(&host, "release"), None);
+    assert_eq!(object::label(&host, "a"), Some("b"));
+
+    let status = json!({"status": {"afloat": true, "at": {"x": 1}}});
+    world
+        .host
+        .patch(&format!("{HOST}/a-x-default-x-vc/status"), status)
+        .await;
+    let back = |o: &Value| o["status"]["at"]["x"] == 1;
+    world
+        .inside
+        .until(&format!("{INSIDE}/a"), "no status", back)
+        .await;
+    let status = json!({"status": {"afloat": false, "at": null}});
+    world
+        .host
+        .patch(&format!("{HOST}/a-x-default-x-vc/status"), status)
+        .await;
+    let back = |o: &Value| o["status"] == json!({"afloat": false});
+    world
+        .inside
+        .until(&format!("{INSIDE}/a"), "an old status", back)
+        .await;
+
+    let change = json!({"spec": {"hull": "willow"}, "metadata": {"labels": {"a": null}}});
+    world.inside.patch(&format!("{INSIDE}/a"), change).await;
+    let follows = |o: &Value| o["spec"]["hull"] == "willow" && object::label(o, "a").is_none();
+    let path = format!("{HOST}/a-x-default-x-vc");
+    world.host.until(&path, "the old spec", follows).await;
+
+    world.inside.delete(&format!("{INSIDE}/a"), None).await;
+    world.host.disappears(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_removes_it_on_the_host_removes_it_inside() {
+    let world = world(TO_HOST).await;
+    for name in ["a", "b"] {
+        world.inside.create(INSIDE, boat(name, "hide")).await;
+        world
+            .host
+            .appears(&format!("{HOST}/{name}-x-default-x-vc"))
+            .await;
+    }
+    world
+        .host
+        .delete(&format!("{HOST}/a-x-default-x-vc"), None)
+        .await;
+    world.inside.disappears(&format!("{INSIDE}/a")).await;
+
+    // What goes with its definition stays inside, and goes there again.
+    world.host.delete(DEFINITION, None).await;
+    world.host.disappears(HOST).await;
+    define(&world).await;
+    world
+        .host
+        .appears(&format!("{HOST}/b-x-default-x-vc"))
+        .await;
+    world.inside.appears(&format!("{INSIDE}/b")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_syncer_removes_what_went_inside_and_makes_what_came() {
+    let mut world = world(TO_HOST).await;
+    world.inside.create(INSIDE, boat("a", "hide")).await;
+    world
+        .host
+        .appears(&format!("{HOST}/a-x-default-x-vc"))
+        .await;
+    // Somebody else's: neither taken nor removed.
+    let foreign = world
+        .host
+        .create(HOST, boat("c-x-default-x-vc", "steel"))
+        .await;
+    world.stop().await;
+    world.inside.delete(&format!("{INSIDE}/a"), None).await;
+    world.inside.create(INSIDE, boat("b", "hide")).await;
+    world.inside.create(INSIDE, boat("c", "hide")).await;
+    world.start(world.host.client()).await;
+    world
+        .host
+        .disappears(&format!("{HOST}/a-x-default-x-vc"))
+        .await;
+    world
+        .host
+        .appears(&format!("{HOST}/b-x-default-x-vc"))
+        .await;
+    warned(&world, "c", "does not belong to this virtual cluster").await;
+    let path = format!("{HOST}/c-x-default-x-vc");
+    let after = world.host.appears(&path).await;
+    assert_eq!(
+        object::resource_version(&after),
+        object::resource_version(&foreign)
+    );
+    world.inside.delete(&format!("{INSIDE}/c"), None).await;
+
+    // Made anew under its name: the host's copy of the first makes room.
+    world.inside.create(INSIDE, boat("d", "hide")).await;
+    let path = format!("{HOST}/d-x-default-x-vc");
+    let first = object::uid(&world.host.appears(&path).await).to_owned();
+    world.stop().await;
+    world.inside.delete(&format!("{INSIDE}/d"), None).await;
+    let second = world.inside.create(INSIDE, boat("d", "willow")).await;
+    world.start(world.host.client()).await;
+    let anew = |o: &Value| {
+        object::uid(o) != first
+            && object::annotation(o, "coracle.dev/object-uid") == Some(object::uid(&second))
+    };
+    world.host.until(&path, "the first one", anew).await;
+    world.inside.appears(&format!("{INSIDE}/d")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_own_definition_is_left_as_it_is() {
+    let mut world = World::new().await;
+    let mut own = definition("Namespaced");
+    own["spec"]["versions"].as_array_mut().unwrap().pop();
+    own["spec"]["names"]["shortNames"] = json!(["bt"]);
+    let own = world.inside.create(DEFINITIONS, own).await;
+    world.config = Config::from_yaml(&[("values", TO_HOST)]).unwrap().0;
+    world.start(world.host.client()).await;
+    define(&world).await;
+    warned(
+        &world,
+        "boats.sea.example.com",
+        "is left as it is; its objects flow",
+    )
+    .await;
+    // It is like the host's, so objects flow.
+    world.inside.create(INSIDE, boat("a", "hide")).await;
+    world
+        .host
+        .appears(&format!("{HOST}/a-x-default-x-vc"))
+        .await;
+    let after = world.inside.appears(DEFINITION).await;
+    assert_eq!(after["spec"], own["spec"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_of_another_scope_brings_nothing() {
+    let mut world = World::new().await;
+    world.host.create(DEFINITIONS, definition("Cluster")).await;
+    world.config = Config::from_yaml(&[("values", TO_HOST)]).unwrap().0;
+    world.start(world.host.client()).await;
+    // What is asked for after the definition was read: nothing but its watch.
+    world
+        .inside
+        .create(
+            "/api/v1/namespaces/default/configmaps",
+            json!({"metadata": {"name": "x"}}),
+        )
+        .await;
+    assert!(world.inside.get(DEFINITION).await.is_none());
+}
