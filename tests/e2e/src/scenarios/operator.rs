@@ -83,7 +83,7 @@ spec:
 "#;
 
 /// A Library with these replicas.
-fn library(name: &str, replicas: u32) -> String {
+pub fn library(name: &str, replicas: u32) -> String {
     format!(
         r#"
 apiVersion: books.example.com/v1
@@ -125,15 +125,18 @@ pub fn with_webhook(world: &World) -> Result {
     cluster.delete()
 }
 
-fn play(world: &World, cluster: &VirtualCluster<'_>) -> Result {
-    let inside = &cluster.inside;
+/// How its end is waited for.
+const ROLLOUT: &str = "rollout status deployment library-operator -n library-system --timeout 120s";
+
+/// Makes the definitions, and the operator that looks after their objects.
+pub fn install(inside: &World) -> Result {
     let definitions = definitions(inside)?;
     let lines = definitions.lines().count();
     ensure(
         lines > MIN_LINES,
         &format!("only {lines} lines of definitions"),
     )?;
-    let file = world.file("crds.yaml", &definitions)?;
+    let file = inside.file("crds.yaml", &definitions)?;
     let created = inside.kubectl(&format!("create -f {}", file.display()))?;
     for plural in ["libraries", "shelves", "catalogs"] {
         let name =
@@ -144,8 +147,12 @@ fn play(world: &World, cluster: &VirtualCluster<'_>) -> Result {
         ))?;
     }
     inside.apply(OPERATOR)?;
-    let rollout = "rollout status deployment library-operator -n library-system --timeout 120s";
-    inside.kubectl(rollout)?;
+    inside.kubectl(ROLLOUT).map(drop)
+}
+
+fn play(world: &World, cluster: &VirtualCluster<'_>) -> Result {
+    let inside = &cluster.inside;
+    install(inside)?;
 
     // The webhook is asked, its message and its warning come through.
     let refused = apply(inside, &library("vast", 9))?;
@@ -191,7 +198,7 @@ fn play(world: &World, cluster: &VirtualCluster<'_>) -> Result {
     )?;
 
     without_operator(inside)?;
-    inside.kubectl(rollout)?;
+    inside.kubectl(ROLLOUT)?;
     inside.kubectl("wait library annex --for jsonpath={.status.phase}=Open --timeout 120s")?;
 
     // What it owns goes with it.

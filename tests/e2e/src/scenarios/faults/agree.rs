@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::kill::{Process, is_shim};
+use super::node::Node;
 use super::{Cluster, STILL, items};
 use crate::world::{Result, World, ensure};
 
@@ -107,12 +109,13 @@ fn host(world: &World, kinds: &str, namespace: &str, selector: &str) -> Result<V
 
 /// Each virtual object that has a counterpart has exactly one, and each
 /// counterpart has its virtual object.
-pub fn virtual_and_host(world: &World, cluster: &Cluster, namespace: &str) -> Result {
+pub fn virtual_and_host(world: &World, cluster: &Cluster) -> Result {
+    let namespace = cluster.namespace;
     let selector = format!("coracle.dev/managed-by={}", cluster.name);
     let inside = cluster.items(
         world,
         "pods,services,configmaps,secrets,endpoints,endpointslices,persistentvolumeclaims,\
-         deployments,replicasets -A",
+         deployments,replicasets,statefulsets -A",
     )?;
     let outside = host(
         world,
@@ -131,7 +134,9 @@ pub fn virtual_and_host(world: &World, cluster: &Cluster, namespace: &str) -> Re
         .map(|object| text(object, "/metadata/name"))
         .collect();
     for object in &outside {
-        if is_endpoints_of(object, &services) {
+        // Services of a mapping have names of their own.
+        let alias = text(object, "/metadata/annotations/coracle.dev~1object-kind");
+        if is_endpoints_of(object, &services) || alias == "ServiceAlias" {
             continue;
         }
         let uid = text(object, "/metadata/annotations/coracle.dev~1object-uid");
@@ -144,7 +149,7 @@ pub fn virtual_and_host(world: &World, cluster: &Cluster, namespace: &str) -> Re
         match text(object, "/kind") {
             "Pod" => pod_agrees(object, &counterparts)?,
             "Service" => service_agrees(object, &counterparts)?,
-            "Deployment" | "ReplicaSet" => {
+            "Deployment" | "ReplicaSet" | "StatefulSet" => {
                 let wanted = object["spec"]["replicas"].as_u64().unwrap_or(0);
                 let ready = object["status"]["readyReplicas"].as_u64().unwrap_or(0);
                 let all = object["status"]["replicas"].as_u64().unwrap_or(0);
@@ -219,8 +224,10 @@ fn pod_agrees(pod: &Value, counterparts: &Counterparts) -> Result {
 }
 
 fn service_agrees(service: &Value, counterparts: &Counterparts) -> Result {
-    // The one that the virtual cluster itself is reached by.
-    if text(service, "/metadata/name") == "kubernetes" {
+    // The one that the virtual cluster itself is reached by, and those that
+    // stand for services of the host.
+    let imported = !text(service, "/metadata/labels/coracle.dev~1imported").is_empty();
+    if imported || text(service, "/metadata/name") == "kubernetes" {
         return Ok(());
     }
     let host = only(service, counterparts)?;
@@ -231,16 +238,34 @@ fn service_agrees(service: &Value, counterparts: &Counterparts) -> Result {
     )
 }
 
-/// The host's pods with what the runtime, the file system and the network
+/// The host's pods with what the runtimes, the file system and the network
 /// have: nothing is missing, nothing is too much.
-pub fn runtime(world: &World) -> Result {
+pub fn runtime(world: &World, nodes: u8) -> Result {
     let pods = items(&world.kubectl("--context coracle-host get pods -A -o json")?)?;
-    let uids: BTreeSet<String> = pods
-        .iter()
-        .map(|pod| text(pod, "/metadata/uid").to_owned())
-        .collect();
-    let data = world.data_dir();
-    let ctr = format!("ctr -a {data}/run/containerd.sock -n k8s.io");
+    for node in Node::first(nodes) {
+        let name = node.to_string();
+        let uids = pods
+            .iter()
+            .filter(|pod| text(pod, "/spec/nodeName") == name)
+            .map(|pod| text(pod, "/metadata/uid").to_owned());
+        on_node(world, node, &uids.collect()).map_err(|error| format!("{node}: {error}"))?;
+    }
+    let links = "ip -o link show type veth | wc -l";
+    counted(world, "links", links, pods.len())?;
+    let namespaces = "grep -o '[^ ]*netns/cni-[^ ]*' /proc/self/mounts | sort -u | wc -l";
+    counted(world, "network namespaces", namespaces, pods.len())
+}
+
+fn counted(world: &World, what: &str, command: &str, pods: usize) -> Result {
+    let found = world.shell(command).out;
+    ensure(
+        found.trim() == pods.to_string(),
+        &format!("{} {what} for {pods} pods", found.trim()),
+    )
+}
+
+fn on_node(world: &World, node: Node, uids: &BTreeSet<String>) -> Result {
+    let ctr = format!("ctr -a {} -n k8s.io", node.socket(world));
     let running: BTreeSet<String> = world
         .script(&format!("{ctr} tasks list"))?
         .lines()
@@ -270,7 +295,7 @@ pub fn runtime(world: &World) -> Result {
         sandboxes == wanted,
         &format!("sandboxes {sandboxes:?} for pods {wanted:?}"),
     )?;
-    let shims = shims()?;
+    let shims = shims(world, node)?;
     let strange: Vec<String> = shims
         .difference(&sandbox_ids)
         .map(|id| about(world, id))
@@ -284,48 +309,26 @@ pub fn runtime(world: &World) -> Result {
             strange.join("; ")
         ),
     )?;
-    let count = uids.len();
-    for (what, command) in [
-        ("links", "ip -o link show type veth | wc -l".to_owned()),
-        (
-            "addresses",
-            format!("find {data}/node/cni -name '10.*' | wc -l"),
-        ),
-        (
-            "network namespaces",
-            "grep -o '[^ ]*netns/cni-[^ ]*' /proc/self/mounts | sort -u | wc -l".to_owned(),
-        ),
-        ("volume directories", format!("ls {data}/node/pods | wc -l")),
-        ("log directories", format!("ls {data}/log/pods | wc -l")),
-    ] {
-        let found = world.shell(&command).out;
-        ensure(
-            found.trim() == count.to_string(),
-            &format!("{} {what} for {count} pods", found.trim()),
-        )?;
-    }
-    Ok(())
+    let data = format!("{}/node", node.root(world));
+    let addresses = format!("find {data}/cni -name '10.*' | wc -l");
+    counted(world, "addresses", &addresses, uids.len())?;
+    let volumes = format!("ls {data}/pods | wc -l");
+    counted(world, "volume directories", &volumes, uids.len())?;
+    let logs = format!("ls {} | wc -l", node.pod_logs(world));
+    counted(world, "log directories", &logs, uids.len())
 }
 
-/// The ids of the sandboxes whose shims run.
-pub fn shims() -> Result<BTreeSet<String>> {
-    let mut ids = BTreeSet::new();
-    for entry in std::fs::read_dir("/proc")
-        .map_err(|e| e.to_string())?
-        .flatten()
-    {
-        let text = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<String> = text
-            .split(|byte| *byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        let is_shim = words[0].ends_with("containerd-shim-runc-v2");
-        let id = words.iter().position(|word| word == "-id");
-        if let (true, Some(id)) = (is_shim, id.and_then(|at| words.get(at + 1))) {
-            ids.insert(id.clone());
-        }
-    }
-    Ok(ids)
+/// The ids of the sandboxes whose shims run on a node.
+pub fn shims(world: &World, node: Node) -> Result<BTreeSet<String>> {
+    let socket = node.socket(world);
+    let shims = Process::all()?
+        .into_iter()
+        .filter(|process| is_shim(&process.command) && process.command.contains(&socket));
+    let ids = shims.filter_map(|shim| {
+        let at = shim.command.iter().position(|word| word == "-id")?;
+        shim.command.get(at + 1).cloned()
+    });
+    Ok(ids.collect())
 }
 
 /// What there is to know about a shim, for whoever looks for the cause.
@@ -341,7 +344,7 @@ fn about(world: &World, id: &str) -> String {
 }
 
 /// Nothing of the scenario is left on the host.
-pub fn nothing_left(world: &World, namespace: &str) -> Result {
+pub fn nothing_left(world: &World, namespace: &str, nodes: u8) -> Result {
     within(crate::world::PATIENCE, || {
         let left = world.kubectl(&format!(
             "--context coracle-host get pods,services,secrets,configmaps,endpointslices,\
@@ -352,6 +355,6 @@ pub fn nothing_left(world: &World, namespace: &str) -> Result {
             .filter(|line| !line.contains("kube-root-ca.crt"))
             .collect();
         ensure(left.is_empty(), &format!("left: {left:?}"))?;
-        runtime(world)
+        runtime(world, nodes)
     })
 }

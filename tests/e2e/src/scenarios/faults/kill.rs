@@ -1,7 +1,9 @@
 //! Finding processes by their command lines, and killing them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use super::node::Node;
 use crate::world::{Result, World, ensure};
 
 /// A kind of process that dies.
@@ -11,13 +13,15 @@ pub enum Fault {
     ControlPlane(&'static str),
     /// The syncer of a virtual cluster.
     Syncer(&'static str),
-    /// The host's node agent.
-    NodeAgent,
-    /// The host's container runtime; containers run on under their shims.
-    Containerd,
+    /// The agent of a node of the host.
+    NodeAgent(Node),
+    /// A node's container runtime; containers run on under their shims.
+    Containerd(Node),
+    /// All of a node, as when its power fails for a moment.
+    Node(Node),
     /// The host's control plane.
     HostControlPlane,
-    /// The parent of the three above, which end with it.
+    /// The parent of the host's processes, which end with it.
     Supervisor,
 }
 
@@ -26,8 +30,9 @@ impl fmt::Display for Fault {
         match self {
             Self::ControlPlane(name) => write!(f, "control-plane({name})"),
             Self::Syncer(name) => write!(f, "syncer({name})"),
-            Self::NodeAgent => write!(f, "node"),
-            Self::Containerd => write!(f, "containerd"),
+            Self::NodeAgent(node) => write!(f, "agent({node})"),
+            Self::Containerd(node) => write!(f, "containerd({node})"),
+            Self::Node(node) => write!(f, "node({node})"),
             Self::HostControlPlane => write!(f, "host-control-plane"),
             Self::Supervisor => write!(f, "supervisor"),
         }
@@ -35,11 +40,13 @@ impl fmt::Display for Fault {
 }
 
 /// Every process that is started again by itself.
-pub fn all(clusters: &[&'static str]) -> Vec<Fault> {
-    let mut faults = vec![Fault::NodeAgent, Fault::Containerd, Fault::HostControlPlane];
+pub fn all(clusters: &[&'static str], nodes: u8) -> Vec<Fault> {
+    let mut faults = vec![Fault::HostControlPlane];
+    for node in Node::first(nodes) {
+        faults.extend([Fault::NodeAgent(node), Fault::Containerd(node)]);
+    }
     for name in clusters {
-        faults.push(Fault::ControlPlane(name));
-        faults.push(Fault::Syncer(name));
+        faults.extend([Fault::ControlPlane(name), Fault::Syncer(name)]);
     }
     faults
 }
@@ -48,10 +55,7 @@ impl Fault {
     /// Kills every process of the kind; returns how many there were.
     pub fn kill(&self, world: &World) -> Result<usize> {
         let pids = self.pids(world)?;
-        for pid in &pids {
-            // It may have ended by itself meanwhile.
-            world.shell(&format!("kill -9 {pid}"));
-        }
+        self.signal(world, "KILL")?;
         if *self == Self::Supervisor {
             // It lets go of its locks when the kernel is done with it.
             world.eventually("the end of the supervisor", || {
@@ -59,6 +63,14 @@ impl Fault {
             })?;
         }
         Ok(pids.len())
+    }
+
+    /// Sends a signal to every process of the kind.
+    pub fn signal(&self, world: &World, signal: &str) -> Result {
+        let pids: Vec<String> = self.pids(world)?.iter().map(u32::to_string).collect();
+        // Any of them may have ended by itself meanwhile.
+        world.shell(&format!("kill -{signal} {}", pids.join(" ")));
+        Ok(())
     }
 
     /// Waits until a process of the kind runs.
@@ -77,43 +89,91 @@ impl Fault {
         }
     }
 
-    fn matches(&self, command: &[String], data: &str) -> bool {
+    fn matches(&self, command: &[String], world: &World) -> bool {
+        let data = world.data_dir();
         let role = command.get(1).map(String::as_str).unwrap_or_default();
         let has = |argument: String| command.contains(&argument);
         match self {
             Self::ControlPlane(name) => role == "control-plane" && has(format!("--context={name}")),
             Self::Syncer(name) => role == "syncer" && has(format!("--name={name}")),
-            Self::NodeAgent => role == "node" && has(format!("--data-dir={data}/node")),
-            Self::Containerd => {
-                command[0].ends_with("/containerd") && has(format!("{data}/containerd/config.toml"))
+            Self::NodeAgent(node) => {
+                role == "node" && has(format!("--data-dir={}/node", node.root(world)))
+            }
+            Self::Containerd(node) => {
+                let config = format!("{}/containerd/config.toml", node.root(world));
+                command[0].ends_with("/containerd") && has(config)
+            }
+            Self::Node(node) => {
+                Self::NodeAgent(*node).matches(command, world)
+                    || Self::Containerd(*node).matches(command, world)
+                    || is_shim(command) && has(node.socket(world))
             }
             Self::HostControlPlane => {
                 role == "control-plane" && has(format!("--data-dir={data}/control-plane"))
             }
-            Self::Supervisor => role == "host" && has("run".into()) && has(data.to_owned()),
+            Self::Supervisor => role == "host" && has("run".into()) && has(data),
         }
     }
 
-    fn pids(&self, world: &World) -> Result<Vec<u32>> {
-        let mut found = Vec::new();
-        let data = world.data_dir();
-        for entry in std::fs::read_dir("/proc").map_err(|e| e.to_string())? {
-            let Some(pid) = entry
-                .ok()
-                .and_then(|entry| entry.file_name().to_string_lossy().parse().ok())
-            else {
-                continue;
-            };
-            // Ended processes that nobody has waited for have no words.
-            let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let command: Vec<String> = text
-                .split(|byte| *byte == 0)
-                .map(|word| String::from_utf8_lossy(word).into_owned())
-                .collect();
-            if !text.is_empty() && self.matches(&command, &data) {
-                found.push(pid);
+    fn pids(&self, world: &World) -> Result<BTreeSet<u32>> {
+        let processes = Process::all()?;
+        let mut found: BTreeSet<u32> = processes
+            .iter()
+            .filter(|process| self.matches(&process.command, world))
+            .map(|process| process.pid)
+            .collect();
+        while let Self::Node(_) = self {
+            // What runs in containers are children of shims.
+            let children = processes
+                .iter()
+                .filter(|process| found.contains(&process.parent) && !found.contains(&process.pid));
+            let children: Vec<u32> = children.map(|process| process.pid).collect();
+            if children.is_empty() {
+                break;
             }
+            found.extend(children);
         }
         Ok(found)
+    }
+}
+
+/// True for the process that looks after the containers of a pod.
+pub fn is_shim(command: &[String]) -> bool {
+    command[0].ends_with("containerd-shim-runc-v2")
+}
+
+/// A process that runs.
+pub struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    /// Its command line, of at least one word.
+    pub command: Vec<String>,
+}
+
+impl Process {
+    /// All that there are.
+    pub fn all() -> Result<Vec<Self>> {
+        let entries = std::fs::read_dir("/proc").map_err(|e| e.to_string())?;
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| Self::read(&entry.path()))
+            .collect())
+    }
+
+    fn read(directory: &std::path::Path) -> Option<Self> {
+        let pid = directory.file_name()?.to_str()?.parse().ok()?;
+        // Ended processes that nobody has waited for have no words.
+        let text = std::fs::read(directory.join("cmdline")).ok()?;
+        let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
+        let words = text.split(|byte| *byte == 0);
+        (!text.is_empty()).then(|| Self {
+            pid,
+            parent,
+            command: words
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect(),
+        })
     }
 }

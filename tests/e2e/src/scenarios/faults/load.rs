@@ -19,8 +19,11 @@ pub const NAMESPACE: &str = "load";
 /// Names of each kind: few, so that each is made again soon after it went.
 const NAMES: u64 = 4;
 
-/// What is written, and how often among ten writes.
-const KINDS: [(&str, usize); 4] = [
+/// What is written, and how often in comparison.
+pub type Mix = &'static [(&'static str, u64)];
+
+/// What every cluster has.
+pub const USUAL: Mix = &[
     ("configmap", 4),
     ("service", 2),
     ("deployment", 2),
@@ -84,10 +87,15 @@ impl Ledger {
     /// Every object of the virtual cluster is as its last acknowledged write
     /// left it.
     pub fn check(&self, world: &World, cluster: &Cluster) -> Result {
-        let found = cluster.items(
-            world,
-            &format!("configmaps,services,deployments,pods -n {NAMESPACE}"),
-        )?;
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = "configmaps,services,deployments,pods".to_owned();
+        if objects
+            .keys()
+            .any(|(owner, kind, _)| owner == cluster.name && kind == "library")
+        {
+            kinds.push_str(",libraries");
+        }
+        let found = cluster.items(world, &format!("{kinds} -n {NAMESPACE}"))?;
         let mut present = BTreeMap::new();
         for object in &found {
             let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
@@ -95,7 +103,6 @@ impl Ledger {
             let key = (cluster.name.to_owned(), kind, name.to_owned());
             present.insert(key, version(object));
         }
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, states) in objects.iter().filter(|(key, _)| key.0 == cluster.name) {
             let seen = present.get(key).cloned();
             ensure(
@@ -154,14 +161,12 @@ impl<'a> Worker<'a> {
     ///
     /// # Errors
     /// As soon as an acknowledged write turns out to be lost.
-    pub fn run(mut self, stop: &AtomicBool) -> Result<(usize, usize)> {
-        let kinds: Vec<&str> = KINDS
-            .iter()
-            .flat_map(|(kind, times)| std::iter::repeat_n(*kind, *times))
-            .collect();
+    pub fn run(mut self, stop: &AtomicBool, mix: Mix) -> Result<(usize, usize)> {
         while !stop.load(Ordering::Relaxed) {
-            let kind = *self.random.choose(&kinds);
-            let name = format!("load-{}", self.random.below(NAMES));
+            let kind = self.random.weighted(mix);
+            // What an operator makes for its objects has their names.
+            let prefix = if kind == "library" { "load-l" } else { "load-" };
+            let name = format!("{prefix}{}", self.random.below(NAMES));
             if !self.turn(kind, &name)? {
                 std::thread::sleep(RETRY);
             }
@@ -338,6 +343,13 @@ fn manifest(kind: &str, name: &str, version: &str) -> Value {
         "deployment" => json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
             "spec": {"replicas": 2, "selector": {"matchLabels": {"app": name}},
                 "template": {"metadata": {"labels": {"app": name}}, "spec": pod}}}),
+        "library" => json!({"apiVersion": "books.example.com/v1", "kind": "Library",
+            "metadata": metadata, "spec": {
+                "replicas": 1,
+                "podTemplate": {"spec": {"terminationGracePeriodSeconds": 0}},
+                "volumeClaimTemplates": [{"metadata": {"name": "books"}, "spec": {
+                    "accessModes": ["ReadWriteOnce"], "storageClassName": "standard",
+                    "resources": {"requests": {"storage": "1Mi"}}}}]}}),
         _ => json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}),
     }
 }

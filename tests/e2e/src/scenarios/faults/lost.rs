@@ -18,5 +18,6 @@ pub fn plant(world: &World) -> Result {
         work = world.work_dir.display(),
     );
     world.script(&script)?;
-    ensure(super::agree::shims()?.contains("lost"), "no shim was made")
+    let shims = super::agree::shims(world, super::node::Node::FIRST)?;
+    ensure(shims.contains("lost"), "no shim was made")
 }

@@ -5,14 +5,19 @@ mod agree;
 mod kill;
 mod load;
 mod lost;
+mod node;
+mod scenarios;
+pub mod siege;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use self::kill::Fault;
 use self::load::{Ledger, Worker};
+use self::node::Node;
 use crate::world::{PATIENCE, Result, World, ensure, has};
 
 /// The host namespace of both virtual clusters.
@@ -50,6 +55,18 @@ impl Random {
         (z ^ (z >> 31)) % bound.max(1)
     }
 
+    /// One of a list, by its weight.
+    fn weighted<'a>(&mut self, list: &[(&'a str, u64)]) -> &'a str {
+        let mut at = self.below(list.iter().map(|(_, weight)| weight).sum());
+        for (item, weight) in list {
+            if at < *weight {
+                return item;
+            }
+            at -= weight;
+        }
+        ""
+    }
+
     /// One of a list, which must not be empty.
     fn choose<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[usize::try_from(self.below(list.len() as u64)).unwrap_or(0)]
@@ -59,10 +76,38 @@ impl Random {
 /// A virtual cluster with the file that leads to it.
 pub struct Cluster {
     name: &'static str,
+    /// Its host namespace.
+    namespace: &'static str,
     kubeconfig: String,
 }
 
 impl Cluster {
+    /// Makes one, with a namespace for writes.
+    fn create(
+        world: &World,
+        name: &'static str,
+        namespace: &'static str,
+        options: &str,
+    ) -> Result<Self> {
+        world.coracle(&format!(
+            "create {name} -n {namespace} --connect=false {options}"
+        ))?;
+        let printed = world.coracle(&format!("connect {name} -n {namespace} --print"))?;
+        let kubeconfig = world.file(&format!("{name}.kubeconfig"), &printed)?;
+        let cluster = Self {
+            name,
+            namespace,
+            kubeconfig: kubeconfig.display().to_string(),
+        };
+        cluster.kubectl(world, &format!("create namespace {}", load::NAMESPACE))?;
+        Ok(cluster)
+    }
+
+    /// The programs, pointed at it.
+    fn inside(&self, world: &World) -> World {
+        world.with_kubeconfig(self.kubeconfig.clone().into())
+    }
+
     /// Runs kubectl inside.
     fn kubectl(&self, world: &World, arguments: &str) -> Result<String> {
         world.kubectl(&format!("--kubeconfig {} {arguments}", self.kubeconfig))
@@ -72,6 +117,10 @@ impl Cluster {
     fn items(&self, world: &World, what: &str) -> Result<Vec<Value>> {
         items(&self.kubectl(world, &format!("get {what} -o json"))?)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn items(text: &str) -> Result<Vec<Value>> {
@@ -89,7 +138,7 @@ pub fn killed_processes(world: &World) -> Result {
     let clusters = [start(world, CLUSTERS[0])?, start(world, CLUSTERS[1])?];
     let ledger = Ledger::new(world)?;
     // The second cluster is there to see that it is left alone.
-    for fault in kill::all(&CLUSTERS[..1]) {
+    for fault in kill::all(&CLUSTERS[..1], 1) {
         one_by_one(world, &clusters, &ledger, &fault)?;
     }
     at_random(world, &clusters, &ledger)?;
@@ -98,7 +147,7 @@ pub fn killed_processes(world: &World) -> Result {
     for name in CLUSTERS {
         world.coracle(&format!("delete {name} -n {NAMESPACE} --timeout 300"))?;
     }
-    agree::nothing_left(world, NAMESPACE)?;
+    agree::nothing_left(world, NAMESPACE, 1)?;
     // It was made with the first of them, and went with the last.
     world.eventually("the end of the namespace", || {
         let found = world.try_kubectl(&format!("get namespace {NAMESPACE}"));
@@ -107,16 +156,9 @@ pub fn killed_processes(world: &World) -> Result {
 }
 
 fn start(world: &World, name: &'static str) -> Result<Cluster> {
-    world.coracle(&format!("create {name} -n {NAMESPACE} --connect=false"))?;
-    let printed = world.coracle(&format!("connect {name} -n {NAMESPACE} --print"))?;
-    let kubeconfig = world.file(&format!("{name}.kubeconfig"), &printed)?;
-    let cluster = Cluster {
-        name,
-        kubeconfig: kubeconfig.display().to_string(),
-    };
+    let cluster = Cluster::create(world, name, NAMESPACE, "")?;
     let still = world.file("still.yaml", &still())?;
     cluster.kubectl(world, &format!("apply -f {}", still.display()))?;
-    cluster.kubectl(world, &format!("create namespace {}", load::NAMESPACE))?;
     let status = format!("rollout status deployment still -n {STILL} --timeout 120s");
     cluster.kubectl(world, &status)?;
     Ok(cluster)
@@ -165,7 +207,7 @@ fn still() -> String {
 fn one_by_one(world: &World, clusters: &[Cluster], ledger: &Ledger, fault: &Fault) -> Result {
     let before = agree::still_pods(world, clusters)?;
     let restarts = agree::restarts(world, NAMESPACE)?;
-    if *fault == Fault::Containerd {
+    if *fault == Fault::Containerd(Node::FIRST) {
         lost::plant(world)?;
     }
     let started = Instant::now();
@@ -202,9 +244,9 @@ fn settled(world: &World, clusters: &[Cluster], ledger: &Ledger, patience: Durat
     agree::within(patience, || {
         for cluster in clusters {
             ledger.check(world, cluster)?;
-            agree::virtual_and_host(world, cluster, NAMESPACE)?;
+            agree::virtual_and_host(world, cluster)?;
         }
-        agree::runtime(world)
+        agree::runtime(world, 1)
     })?;
     for cluster in clusters {
         // By name, so that DNS and the rules of services count too.
@@ -235,10 +277,15 @@ fn number(variable: &str) -> Result<Option<u64>> {
     }
 }
 
+/// That of the caller, or of the moment.
+fn seed() -> Result<u64> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Ok(number(SEED_VARIABLE)?.unwrap_or(now.map_or(1, |n| n.as_secs())))
+}
+
 fn at_random(world: &World, clusters: &[Cluster], ledger: &Ledger) -> Result {
     let seconds = number(SECONDS_VARIABLE)?.unwrap_or(SECONDS);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seed = number(SEED_VARIABLE)?.unwrap_or(now.map_or(1, |n| n.as_secs()));
+    let seed = seed()?;
     println!("killing at random for {seconds} s; {SEED_VARIABLE}={seed} repeats it");
     let before = agree::still_pods(world, clusters)?;
     let stop = AtomicBool::new(false);
@@ -249,7 +296,8 @@ fn at_random(world: &World, clusters: &[Cluster], ledger: &Ledger) -> Result {
             .map(|(cluster, number)| {
                 let stop = &stop;
                 scope.spawn(move || {
-                    Worker::new(world, cluster, ledger, seed.wrapping_add(number)).run(stop)
+                    Worker::new(world, cluster, ledger, seed.wrapping_add(number))
+                        .run(stop, load::USUAL)
                 })
             })
             .collect();
@@ -278,7 +326,7 @@ fn at_random(world: &World, clusters: &[Cluster], ledger: &Ledger) -> Result {
 fn kill_for(world: &World, ledger: &Ledger, seed: u64, time: Duration) -> Result<String> {
     let mut random = Random(seed);
     let mut counts = std::collections::BTreeMap::<String, usize>::new();
-    let faults = kill::all(&CLUSTERS);
+    let faults = kill::all(&CLUSTERS, 1);
     let started = Instant::now();
     while started.elapsed() < time {
         let pause = PAUSE.start + random.below(PAUSE.end - PAUSE.start);
