@@ -14,7 +14,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("machinery", &[]),
     ("image", &[]),
     ("pki", &[]),
-    ("config", &[]),
+    ("config", &["machinery"]),
     ("apiserver", &["store", "machinery", "pki"]),
     ("controllers", &["machinery"]),
     ("translate", &["config", "machinery"]),

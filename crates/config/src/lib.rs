@@ -14,6 +14,7 @@ pub mod mapping;
 pub mod marks;
 pub mod model;
 pub mod names;
+pub mod patch;
 pub mod refused;
 pub mod rules;
 mod schema;

@@ -11,9 +11,11 @@ use serde_json::{Map, Value};
 #[macro_use]
 mod section;
 pub mod custom;
+mod patches;
 mod policies;
 
 pub use custom::{CustomToHost, Named};
+pub use patches::{KindPatches, Patch, PatchReference};
 pub use policies::{
     Limits, NetworkPolicies, PeerRules, Policies, PublicEgress, Quota, ScopeSelector, WorkloadRules,
 };
@@ -103,30 +105,30 @@ section!(
         /// Pods.
         pods: Pods = Pods::default(),
         /// Services.
-        services: Switch = Switch::on(),
+        services: Synced = Synced::on(),
         /// Endpoints of services without a selector.
-        endpoints: Switch = Switch::on(),
+        endpoints: Synced = Synced::on(),
         /// EndpointSlices of services without a selector.
-        endpoint_slices: Switch = Switch::on(),
+        endpoint_slices: Synced = Synced::on(),
         /// Volume claims.
-        persistent_volume_claims: Switch = Switch::on(),
+        persistent_volume_claims: Synced = Synced::on(),
         /// ConfigMaps.
         config_maps: Referenced = Referenced::default(),
         /// Secrets.
         secrets: Referenced = Referenced::default(),
         /// Ingresses.
-        ingresses: Switch = Switch::off(),
+        ingresses: Synced = Synced::off(),
         /// NetworkPolicies.
-        network_policies: Switch = Switch::off(),
+        network_policies: Synced = Synced::off(),
         /// PodDisruptionBudgets.
-        pod_disruption_budgets: Switch = Switch::off(),
+        pod_disruption_budgets: Synced = Synced::off(),
         /// ServiceAccounts: each pod runs under the host's copy of its own,
         /// in place of one for all.
-        service_accounts: Switch = Switch::off(),
+        service_accounts: Synced = Synced::off(),
         /// PriorityClasses; needs a ClusterRole.
-        priority_classes: Switch = Switch::off(),
+        priority_classes: Synced = Synced::off(),
         /// StorageClasses; needs a ClusterRole.
-        storage_classes: Switch = Switch::off(),
+        storage_classes: Synced = Synced::off(),
         /// Custom resources, by plural name and group
         /// (`certificates.cert-manager.io`), with a version after a slash where
         /// it is not to be the one that the host stores; needs a ClusterRole.
@@ -147,6 +149,8 @@ section!(
         priority_class_name: String = String::new(),
         /// Images replaced on the way to the host.
         translate_image: Texts = Texts::new(),
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
     }
 );
 
@@ -171,10 +175,37 @@ impl Switch {
 }
 
 section!(
+    /// A kind that flows or does not, and what becomes of its objects' fields.
+    Synced {
+        /// Whether it does.
+        enabled: bool = false,
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
+    }
+);
+
+impl Synced {
+    /// It flows.
+    pub fn on() -> Self {
+        Self {
+            enabled: true,
+            ..Self::default()
+        }
+    }
+
+    /// It does not.
+    pub fn off() -> Self {
+        Self::default()
+    }
+}
+
+section!(
     /// A kind that flows, does not, or goes along with something else.
     Automatic {
         /// Which of these.
         enabled: Toggle = Toggle::Auto,
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
     }
 );
 
@@ -185,6 +216,8 @@ section!(
         enabled: bool = true,
         /// All objects, also those that nothing refers to.
         all: bool = false,
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
     }
 );
 
@@ -196,13 +229,13 @@ section!(
         /// Nodes as they are, in place of one made up per host node in use.
         nodes: Nodes = Nodes::default(),
         /// Ingress classes.
-        ingress_classes: Switch = Switch::off(),
+        ingress_classes: Synced = Synced::off(),
         /// Storage classes; `auto` is with a virtual scheduler.
         storage_classes: Automatic = Automatic::default(),
         /// Runtime classes.
-        runtime_classes: Switch = Switch::off(),
+        runtime_classes: Synced = Synced::off(),
         /// Priority classes; pods keep theirs on the host then.
-        priority_classes: Switch = Switch::off(),
+        priority_classes: Synced = Synced::off(),
         /// ConfigMaps, by name.
         config_maps: Imports = Imports::default(),
         /// Secrets, by name.
@@ -217,6 +250,8 @@ section!(
         enabled: bool = false,
         /// Which.
         mappings: Mappings = Mappings::default(),
+        /// What becomes of single fields, by `reverseExpression`.
+        patches: Vec<Patch> = Vec::new(),
     }
 );
 

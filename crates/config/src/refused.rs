@@ -39,9 +39,6 @@ const HOST_NODES: &str = "pods run on the host's nodes; there are no nodes of it
 const NOT_YET: &str = "not there yet";
 const NO_SERVICE: &str = "coracle is one program; it talks to no other service";
 
-/// Patches of whatever kind; `*` stands for its keys.
-const PATCHES: &str = "sync.*.patches";
-
 /// All of them, sorted by path.
 pub const REFUSED: &[Refused] = &[
     refused("api", ONE_IMAGE),
@@ -305,7 +302,6 @@ pub const REFUSED: &[Refused] = &[
     refused("sleepMode", NOT_YET),
     refused("snapshots", NOT_YET),
     refused("standalone", HOST_NODES),
-    refused(PATCHES, "objects are synced without patches"),
     refused(
         "sync.fake-nodes",
         "nodes are made up unless sync.fromHost.nodes is on",
@@ -315,9 +311,17 @@ pub const REFUSED: &[Refused] = &[
     refused("sync.fromHost.csiStorageCapacities", NOT_YET),
     refused("sync.fromHost.customResources", NOT_YET),
     refused("sync.fromHost.deviceClasses", NOT_YET),
+    refused(
+        "sync.fromHost.events.patches",
+        "events are told with the names inside, and else as they are",
+    ),
     refused("sync.fromHost.gatewayClasses", NOT_YET),
     refused("sync.fromHost.gateways", NOT_YET),
     refused("sync.fromHost.ingressClasses.selector", NOT_YET),
+    refused(
+        "sync.fromHost.nodes.patches",
+        "nodes are shown as sync.fromHost.nodes says, or made up",
+    ),
     refused("sync.fromHost.priorityClasses.selector", NOT_YET),
     refused("sync.fromHost.runtimeClasses.selector", NOT_YET),
     refused("sync.fromHost.storageClasses.selector", NOT_YET),
@@ -376,15 +380,10 @@ pub(crate) fn find(path: &str) -> Option<&'static Refused> {
         path.strip_prefix(prefix)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    REFUSED
-        .iter()
-        .find(|refused| under(refused.path))
-        .or_else(|| is(path))
+    REFUSED.iter().find(|refused| under(refused.path))
 }
 
 fn is(path: &str) -> Option<&'static Refused> {
-    let patches = path.starts_with("sync.") && path.ends_with(".patches");
-    let path = if patches { PATCHES } else { path };
     REFUSED.iter().find(|refused| refused.path == path)
 }
 

@@ -16,10 +16,7 @@ pub fn schema() -> Value {
     let defaults = shape::defaults();
     let mut root = of(&Shape::of("", &defaults), "", &defaults, &meanings);
     for refused in REFUSED {
-        // One that names many keys at once has no place of its own.
-        if !refused.path.contains('*') {
-            refuse(&mut root, refused.path, refused.as_is, refused.reason);
-        }
+        refuse(&mut root, refused.path, refused.as_is, refused.reason);
     }
     root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     root["title"] = json!("Values of a virtual cluster");
@@ -211,6 +208,23 @@ mod tests {
             (
                 "sync: {toHost: {customResources: {boats.sea.example.com: {enabled: true}, a.b.c/v1: null}}}",
                 true,
+            ),
+            (
+                "sync: {toHost: {pods: {patches: [{path: a, expression: value}]}, \
+                 customResources: {a.b.c: {patches: [{path: a, labels: {}}]}}}}",
+                true,
+            ),
+            (
+                "sync: {toHost: {pods: {patches: [{path: a, expresion: value}]}}}",
+                false,
+            ),
+            (
+                "sync: {toHost: {pods: {patches: [{path: [a], expression: value}]}}}",
+                false,
+            ),
+            (
+                "sync: {fromHost: {events: {patches: [{path: a, expression: value}]}}}",
+                false,
             ),
             (
                 "sync: {toHost: {customResources: {boats.sea.example.com: {enable: true}}}}",

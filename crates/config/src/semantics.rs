@@ -7,6 +7,7 @@ use crate::load::Problem;
 use crate::mapping;
 use crate::model::custom::CLUSTER;
 use crate::model::{Config, Texts};
+use crate::patch::{self, Way};
 
 /// Reports every choice that has the right type and still makes no sense.
 pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
@@ -54,6 +55,7 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
     together(config, &mut problem);
     exported(config, &mut problem);
     custom(config, &mut problem);
+    patches(config, &mut problem);
     let from_host = &config.sync.from_host;
     for (kind, imports) in [
         ("configMaps", &from_host.config_maps),
@@ -78,6 +80,27 @@ fn custom(config: &Config, problem: &mut impl FnMut(&str, String)) {
                            what does not, which would be everybody's";
             problem(&format!("{path}[{name}].scope"), message.into());
         }
+    }
+}
+
+fn patches(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
+    for (key, _, patches) in to_host.patches() {
+        let place = format!("sync.toHost.{key}.patches");
+        patch::check(config, &place, patches, Way::ToHost, problem);
+    }
+    for (name, choice) in &to_host.custom_resources {
+        let place = format!("sync.toHost.customResources[{name}].patches");
+        patch::check(config, &place, &choice.patches, Way::CustomToHost, problem);
+    }
+    for (key, _, patches) in from_host.patches() {
+        let place = format!("sync.fromHost.{key}.patches");
+        // As upstream has it.
+        let way = match key {
+            "configMaps" | "secrets" => Way::ShownReverse,
+            _ => Way::Shown,
+        };
+        patch::check(config, &place, patches, way, problem);
     }
 }
 

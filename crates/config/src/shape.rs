@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::model::{AdditionalSecret, Config, CustomToHost, ServiceMapping, Toggle};
+use crate::model::{AdditionalSecret, Config, CustomToHost, Patch, ServiceMapping, Toggle};
 use crate::refused;
 
 /// Parts of a pod or service spec that go to the host as they are: any keys.
@@ -60,6 +60,11 @@ const CHOICES: &[(&str, &[&str])] = &[
     ),
     ("sync.toHost.customResources[].scope", SCOPES),
 ];
+
+/// Patches, of whatever kind.
+const PATCHES: &str = ".patches";
+/// What has no keys, but a meaning by being there.
+const PATCH_LABELS: &str = ".patches[].labels";
 
 /// Where custom resources lie.
 const SCOPES: &[&str] = &["Namespaced", "Cluster"];
@@ -118,7 +123,7 @@ impl Shape {
             return Self::Named(section);
         }
         match default {
-            _ if FREE_FORM.contains(&path) => Self::Free,
+            _ if FREE_FORM.contains(&path) || path.ends_with(PATCH_LABELS) => Self::Free,
             _ if path == INGRESS_ANNOTATIONS => Self::Texts,
             Value::Object(known) if known.is_empty() => Self::Texts,
             Value::Object(known) => Self::Section(known.clone()),
@@ -135,6 +140,7 @@ impl Shape {
             "networking.replicateServices.toHost" | "networking.replicateServices.fromHost" => {
                 serialised(&ServiceMapping::default())
             }
+            list if list.ends_with(PATCHES) => serialised(&Patch::default()),
             "exportKubeConfig.additionalSecrets" => serialised(&AdditionalSecret::default()),
             _ if FREE_ITEMS.contains(&list) => return Self::Free,
             _ => return Self::PlainText,

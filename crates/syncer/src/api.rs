@@ -68,6 +68,16 @@ impl ApiError {
     }
 }
 
+impl From<coracle_translate::PatchError> for ApiError {
+    fn from(error: coracle_translate::PatchError) -> Self {
+        Self::Refused {
+            code: 422,
+            reason: "Invalid".into(),
+            message: format!("it cannot go to the other side: {error}"),
+        }
+    }
+}
+
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {

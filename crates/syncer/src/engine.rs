@@ -9,7 +9,7 @@ use coracle_config::marks;
 use coracle_machinery::object;
 use coracle_translate::node::is_marked_lost;
 use coracle_translate::{
-    DataKind, Reference, Translator, VirtualName, is_controller_made_slice, references,
+    DataKind, Patches, Reference, Translator, VirtualName, is_controller_made_slice, references,
 };
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -62,8 +62,8 @@ impl Side {
 /// Which objects refer to which data objects, both ways.
 #[derive(Default)]
 struct References {
-    from: HashMap<(Kind, VirtualName), BTreeSet<Reference>>,
-    to: HashMap<Reference, HashSet<(Kind, VirtualName)>>,
+    from: HashMap<(Of, VirtualName), BTreeSet<Reference>>,
+    to: HashMap<Reference, HashSet<(Of, VirtualName)>>,
 }
 
 /// Everything that reconciliations share.
@@ -417,6 +417,11 @@ impl Syncer {
             return;
         };
         let name = VirtualName::of(object);
+        if self.may_refer(kind) {
+            let new = change.new.as_deref();
+            let new = new.map(|object| self.references_of(kind, object));
+            self.update_references(kind.into(), &name, new.unwrap_or_default());
+        }
         match kind {
             Kind::Namespace => {
                 let labels = |o: &Option<Arc<Value>>| {
@@ -438,7 +443,6 @@ impl Syncer {
             Kind::Volume if change.new.is_none() => {
                 self.queue.push(Kind::Claim, sync::claims::claim_of(object));
             }
-            Kind::Pod | Kind::Ingress => self.update_references(kind, &name, change.new.as_deref()),
             Kind::Service => {
                 for host_name in sync::aliases::of(self, &name) {
                     self.queue
@@ -526,6 +530,20 @@ impl Syncer {
         slices.iter().map(|slice| VirtualName::of(slice)).collect()
     }
 
+    /// Has the host's copies of ConfigMaps and Secrets looked at.
+    pub(crate) fn push_data(&self) {
+        for kind in [Kind::ConfigMap, Kind::Secret] {
+            let Some(cache) = self.host.cache(kind) else {
+                continue;
+            };
+            for host in cache.select(|_, _| true) {
+                if let Some(name) = self.translator.ours(kind.resource().kind, &host) {
+                    self.queue.push(kind, name);
+                }
+            }
+        }
+    }
+
     fn push_all(&self, kind: Kind, namespace: &str) {
         if let Some(cache) = self.inside.cache(kind) {
             for name in cache.names() {
@@ -554,9 +572,40 @@ impl Syncer {
         }
     }
 
-    fn update_references(&self, kind: Kind, name: &VirtualName, object: Option<&Value>) {
-        let new = object.map(references).unwrap_or_default();
-        let source = (kind, name.clone());
+    fn may_refer(&self, kind: Kind) -> bool {
+        let patches = self.translator.patches.to_host(kind.resource().kind);
+        matches!(kind, Kind::Pod | Kind::Ingress) || patches.is_some_and(Patches::refer)
+    }
+
+    /// The ConfigMaps and Secrets that an object refers to, by itself or by the
+    /// patches of its kind.
+    pub(crate) fn references_of(&self, kind: Kind, object: &Value) -> BTreeSet<Reference> {
+        let mut all = match kind {
+            Kind::Pod | Kind::Ingress => references(object),
+            _ => BTreeSet::new(),
+        };
+        if let Some(patches) = self.translator.patches.to_host(kind.resource().kind) {
+            all.extend(patches.references(object));
+        }
+        all
+    }
+
+    /// Forgets what all objects of a custom resource refer to.
+    pub(crate) fn forget_references(&self, of: Of) {
+        let mut table = self
+            .references
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        table.from.retain(|(source, _), _| *source != of);
+        for sources in table.to.values_mut() {
+            sources.retain(|(source, _)| *source != of);
+        }
+        table.to.retain(|_, sources| !sources.is_empty());
+    }
+
+    /// Notes what an object refers to from now on.
+    pub(crate) fn update_references(&self, of: Of, name: &VirtualName, new: BTreeSet<Reference>) {
+        let source = (of, name.clone());
         let mut table = self
             .references
             .lock()

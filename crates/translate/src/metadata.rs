@@ -93,6 +93,17 @@ pub fn applied(mut desired: Value, digested: impl Fn(&Value) -> Value) -> Value 
     desired
 }
 
+/// As `applied`, of an object that was and has since become another by these
+/// `changes`.
+pub(crate) fn reapplied(mut object: Value, changes: &Value) -> Value {
+    let earlier = object::annotation(&object, marks::APPLIED).map(str::to_owned);
+    let annotations = object::child_map(&mut object["metadata"], "annotations");
+    for key in [MANAGED_LABELS, marks::MANAGED_ANNOTATIONS, marks::APPLIED] {
+        annotations.remove(key);
+    }
+    applied(object, |_| json!([earlier, changes]))
+}
+
 /// True if the host object was last written from the same desired state.
 pub fn same_applied(host: &Value, desired: &Value) -> bool {
     object::annotation(host, marks::APPLIED) == object::annotation(desired, marks::APPLIED)

@@ -8,6 +8,8 @@ use coracle_config::{Config, host_name, marks, names};
 use coracle_machinery::object;
 use serde_json::Value;
 
+use crate::patch::AllPatches;
+
 /// Namespace and name of a virtual object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VirtualName {
@@ -44,6 +46,8 @@ pub struct Translator {
     pub host_namespace: String,
     /// What the user chose.
     pub config: Arc<Config>,
+    /// What becomes of single fields of built-in kinds.
+    pub patches: AllPatches,
     /// Owner reference of everything that is created: the host Service.
     pub owner: Option<Value>,
     /// Host names that deviate from the naming rule, by kind and virtual name:
@@ -64,6 +68,7 @@ impl Translator {
         Self {
             vc: vc.to_owned(),
             host_namespace: host_namespace.to_owned(),
+            patches: AllPatches::new(&config),
             config,
             owner: None,
             exceptions,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use coracle_config::Config;
 use coracle_machinery::object;
-use coracle_translate::{DataKind, PodContext, Translator, VirtualName};
+use coracle_translate::{CustomKind, DataKind, Patches, PodContext, Translator, VirtualName};
 use serde_json::{Value, json};
 
 /// Annotations that are digests: they say nothing to a reader.
@@ -38,8 +38,12 @@ fn host(case: &Value) -> Value {
         "NetworkPolicy" => t.network_policy_to_host(inside),
         "PodDisruptionBudget" => t.disruption_budget_to_host(inside),
         "ServiceAccount" => t.service_account_to_host(inside),
+        "Boat" => boat(&t, inside),
         other => panic!("no translation of {other:?}"),
     };
+    if let Some(patched) = kind_with_patches(&t, inside) {
+        host = t.patched_kind(patched, inside, host).unwrap();
+    }
     // Whatever was translated is recognised again.
     let found = host.get("spec").is_none()
         || t.ours(object::text(inside, "/kind"), &host) == Some(VirtualName::of(inside));
@@ -52,6 +56,41 @@ fn host(case: &Value) -> Value {
             annotations.remove(*key);
         }
     }
+    host
+}
+
+/// The kind, if the settings have patches of it.
+fn kind_with_patches<'a>(t: &Translator, inside: &'a Value) -> Option<&'a str> {
+    let kind = object::text(inside, "/kind");
+    t.patches.to_host(kind).map(|_| kind)
+}
+
+/// A custom object, with the patches of the only custom resource there is.
+fn boat(t: &Translator, inside: &Value) -> Value {
+    let kind = CustomKind {
+        api_version: "sea.example.com/v1".into(),
+        plural: "boats".into(),
+        kind: "Boat".into(),
+        namespaced: true,
+        status: true,
+    };
+    let choice = t
+        .config
+        .sync
+        .to_host
+        .custom_resources
+        .values()
+        .next()
+        .unwrap();
+    let patches = Patches::to_host(&choice.patches);
+    let host = t
+        .patched(&patches, inside, t.custom_to_host(&kind, inside))
+        .unwrap();
+    // Translated again it is the same, so nothing is written.
+    let again = t
+        .patched(&patches, inside, t.custom_to_host(&kind, inside))
+        .unwrap();
+    assert!(t.custom_update(&host, &again).is_none());
     host
 }
 

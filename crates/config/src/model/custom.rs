@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Patch;
 use crate::custom::CustomName;
 
 /// Custom resources by name: `plural.group`, or `plural.group/version`.
@@ -17,6 +18,8 @@ section!(
         enabled: bool = false,
         /// `Namespaced`, the one there is.
         scope: String = NAMESPACED.to_owned(),
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
     }
 );
 

@@ -29,6 +29,12 @@ impl<T: Documented> Documented for BTreeMap<String, T> {
     }
 }
 
+impl<T: Documented> Documented for Option<T> {
+    fn document(path: &str, into: &mut BTreeMap<String, String>) {
+        T::document(path, into);
+    }
+}
+
 impl<T: Documented> Documented for Vec<T> {
     fn document(path: &str, into: &mut BTreeMap<String, String>) {
         T::document(&format!("{path}[]"), into);

@@ -23,7 +23,9 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
         }
         (Some(inside), None) => {
             if !object::is_terminating(&inside) {
-                let desired = syncer.translator.claim_to_host(&inside);
+                let t = &syncer.translator;
+                let desired = t.claim_to_host(&inside);
+                let desired = t.patched_kind(kind.resource().kind, &inside, desired)?;
                 create_on_host(syncer, kind, name, &desired).await?;
             }
         }
@@ -41,7 +43,8 @@ async fn both(syncer: &Syncer, inside: &Value, host: &Value) -> Result<(), ApiEr
         }
         return Ok(());
     }
-    if let Some(updated) = t.claim_update(host, &t.claim_to_host(inside)) {
+    let desired = t.patched_kind(kind.resource().kind, inside, t.claim_to_host(inside))?;
+    if let Some(updated) = t.claim_update(host, &desired) {
         syncer
             .host
             .cluster

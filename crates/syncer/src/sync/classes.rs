@@ -33,6 +33,7 @@ pub(crate) async fn reconcile(
     }
     let resource = kind.resource();
     let desired = t.class_to_host(resource.api_version, resource.kind, &inside);
+    let desired = t.patched_kind(resource.kind, &inside, desired)?;
     let host = match host {
         Some(host) => host,
         None => match create_class_on_host(syncer, kind, name, &desired).await? {

@@ -52,7 +52,8 @@ pub(crate) fn lacks_root_ca(syncer: &Syncer, pod: &Value) -> bool {
 /// Makes sure that what a pod refers to is on the host, as far as it is there
 /// inside.
 pub(crate) async fn ensure(syncer: &Syncer, pod: &Value) -> Result<(), ApiError> {
-    let missing = references(pod).into_iter().filter_map(|reference| {
+    let all = syncer.references_of(Kind::Pod, pod);
+    let missing = all.into_iter().filter_map(|reference| {
         let (data, kind) = (reference.kind, kind_of(reference.kind));
         let name = VirtualName::new(reference.namespace, reference.name);
         let missing =
@@ -94,7 +95,9 @@ pub(crate) async fn reconcile(
     let host = syncer.host_object(kind, name);
     let inside = syncer.inside.get(kind, name).filter(|_| wanted);
     let Some(inside) = inside else {
-        if let Some(host) = host {
+        // Who refers to it may not be known yet: all are looked at again then.
+        let may_go = syncer.inside.get(kind, name).is_none() || !syncer.customs.may_refer();
+        if let Some(host) = host.filter(|_| may_go) {
             delete_on_host(syncer, kind, &host, None).await?;
         }
         return Ok(Outcome::Done);
@@ -113,7 +116,8 @@ pub(crate) async fn reconcile(
         // Recreated meanwhile: the watch will tell.
         return Ok(Outcome::Done);
     }
-    let desired = syncer.translator.data_to_host(data, &whole);
+    let t = &syncer.translator;
+    let desired = t.patched_kind(resource.kind, &whole, t.data_to_host(data, &whole))?;
     let Some(host) = host else {
         create_on_host(syncer, kind, name, &desired).await?;
         return Ok(Outcome::Done);

@@ -27,10 +27,14 @@ pub(crate) async fn reconcile(
         .filter(|object| flows(syncer, kind, object));
     let host = syncer.host_object(kind, name);
     let t = &syncer.translator;
-    let desired = inside.and_then(|object| match kind {
-        Kind::Endpoints => Some(t.endpoints_to_host(&object)),
-        _ => t.slice_to_host(&object),
+    let desired = inside.and_then(|object| {
+        let desired = match kind {
+            Kind::Endpoints => t.endpoints_to_host(&object),
+            _ => t.slice_to_host(&object)?,
+        };
+        Some(t.patched_kind(kind.resource().kind, &object, desired))
     });
+    let desired = desired.transpose()?;
     match (desired, host) {
         (None, None) => {}
         (None, Some(host)) => delete_on_host(syncer, kind, &host, None).await?,

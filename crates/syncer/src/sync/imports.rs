@@ -33,6 +33,7 @@ pub(crate) async fn reconcile(
         }
         (None, Some(host)) => {
             let wanted = t.imported(resource.api_version, resource.kind, &host);
+            let wanted = t.shown_kind(resource.kind, &host, wanted)?;
             match cluster.create(resource, &wanted).await {
                 Err(error) if !error.is_already_exists() => return Err(error),
                 _ => {}
@@ -42,6 +43,7 @@ pub(crate) async fn reconcile(
         (Some(inside), Some(_)) if !t.is_shown(&inside) => {}
         (Some(inside), Some(host)) => {
             let wanted = t.imported(resource.api_version, resource.kind, &host);
+            let wanted = t.shown_kind(resource.kind, &host, wanted)?;
             if let Some(updated) = t.imported_update(&inside, &wanted) {
                 match cluster.update(resource, "", &updated).await {
                     // Some fields cannot be changed: it is made anew.

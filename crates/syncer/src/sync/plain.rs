@@ -33,6 +33,7 @@ pub(crate) async fn reconcile(
         Kind::ServiceAccount => t.service_account_to_host(&inside),
         _ => t.disruption_budget_to_host(&inside),
     };
+    let desired = t.patched_kind(kind.resource().kind, &inside, desired)?;
     let Some(host) = host else {
         create_on_host(syncer, kind, name, &desired).await?;
         return Ok(Outcome::Done);

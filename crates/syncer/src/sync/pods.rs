@@ -81,9 +81,8 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
     let Some(environment) = Environment::of(syncer, &name.namespace) else {
         return Ok(Outcome::Again(DNS_PAUSE));
     };
-    let translated = syncer
-        .translator
-        .pod_to_host(inside, &environment.context(syncer));
+    let t = &syncer.translator;
+    let translated = t.pod_to_host(inside, &environment.context(syncer));
     if data::lacks_root_ca(syncer, inside) {
         return Ok(Outcome::Again(ROOT_CA_PAUSE));
     }
@@ -97,7 +96,8 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
         data::ensure(syncer, inside),
         tokens::ensure(syncer, inside, &translated.tokens),
     )?;
-    create_on_host(syncer, Kind::Pod, name, &translated.pod).await?;
+    let pod = t.patched_kind("Pod", inside, translated.pod)?;
+    create_on_host(syncer, Kind::Pod, name, &pod).await?;
     for warning in syncer.translator.pod_warnings(inside) {
         events::warn(syncer, inside, "SyncWarning", &warning).await;
     }
@@ -175,7 +175,8 @@ async fn update(syncer: &Syncer, inside: &Value, host: &Value) -> Result<Outcome
     let translated = t.pod_to_host(inside, &context);
     tokens::ensure(syncer, inside, &translated.tokens).await?;
     let mut host = std::borrow::Cow::Borrowed(host);
-    if let Some(updated) = t.pod_update(&host, &translated.pod) {
+    let pod = t.patched_kind("Pod", inside, translated.pod)?;
+    if let Some(updated) = t.pod_update(&host, &pod) {
         host = std::borrow::Cow::Owned(cluster.update(resource, "", &updated).await?);
     }
     // Its own containers were looked at when it was created, and stay.

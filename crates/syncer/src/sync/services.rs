@@ -37,7 +37,7 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
             Ok(Outcome::Done)
         }
         (Some(inside), None) => {
-            let desired = desired(syncer, &inside, is_dns);
+            let desired = desired(syncer, &inside, is_dns)?;
             if let Some(host) = create_on_host(syncer, Kind::Service, name, &desired).await? {
                 back(syncer, &inside, &host).await?;
             }
@@ -49,7 +49,7 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
         (Some(inside), Some(host)) => {
             if let Some(updated) = syncer
                 .translator
-                .service_update(&host, &desired(syncer, &inside, is_dns))
+                .service_update(&host, &desired(syncer, &inside, is_dns)?)
             {
                 let host = syncer
                     .host
@@ -65,12 +65,12 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
     }
 }
 
-fn desired(syncer: &Syncer, inside: &Value, is_dns: bool) -> Value {
+fn desired(syncer: &Syncer, inside: &Value, is_dns: bool) -> Result<Value, ApiError> {
+    let t = &syncer.translator;
     if is_dns {
-        syncer.translator.dns_service_to_host(inside)
-    } else {
-        syncer.translator.service_to_host(inside)
+        return Ok(t.dns_service_to_host(inside));
     }
+    Ok(t.patched_kind("Service", inside, t.service_to_host(inside))?)
 }
 
 /// Shows inside what the host allocated.

@@ -47,7 +47,7 @@ pub(crate) async fn reconcile(
     let Some(host) = syncer.host.cluster.get(resource, place.0, place.1).await? else {
         return Ok(Outcome::Done);
     };
-    let wanted = t.shown(data, name, &host);
+    let wanted = t.shown_kind(resource.kind, &host, t.shown(data, name, &host))?;
     let cluster = &syncer.inside.cluster;
     let Some(present) = cluster.get(resource, &name.namespace, &name.name).await? else {
         create_inside(syncer, kind, &wanted).await?;

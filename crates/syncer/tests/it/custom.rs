@@ -238,3 +238,105 @@ async fn a_definition_of_another_scope_brings_nothing() {
         .await;
     assert!(world.inside.get(DEFINITION).await.is_none());
 }
+
+const PATCHED: &str = "sync: {toHost: {customResources: {boats.sea.example.com: {enabled: true, patches: [\
+    {path: spec.paint, reference: {apiVersion: v1, kind: Secret}}, \
+    {path: spec.hull, expression: \"value == 'steel' ? 1 / 0 : value + '!'\"}, \
+    {path: status.at, reverseExpression: \"'inside ' + value\"}]}}}}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_change_what_goes_and_what_comes_back() {
+    let mut world = world(PATCHED).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let paint = json!({"metadata": {"name": "red"}, "data": {"k": "dg=="}});
+    world.inside.create(secrets, paint).await;
+    let mut one = boat("a", "hide");
+    one["spec"]["paint"] = "red".into();
+    world.inside.create(INSIDE, one).await;
+    let path = format!("{HOST}/a-x-default-x-vc");
+    let host = world.host.appears(&path).await;
+    assert_eq!(host["spec"]["hull"], "hide!");
+    assert_eq!(host["spec"]["paint"], "red-x-default-x-vc");
+    let secret = "/api/v1/namespaces/demo/secrets/red-x-default-x-vc";
+    let first = object::uid(&world.host.appears(secret).await).to_owned();
+
+    let status = json!({"status": {"at": "sea"}});
+    world.host.patch(&format!("{path}/status"), status).await;
+    let back = |o: &Value| o["status"]["at"] == "inside sea";
+    world
+        .inside
+        .until(&format!("{INSIDE}/a"), "no status", back)
+        .await;
+
+    // One that no patch has a value for stays inside, and the user is told.
+    world.inside.create(INSIDE, boat("b", "steel")).await;
+    warned(&world, "b", "the patch of spec.hull").await;
+    let there = world.host.get(&format!("{HOST}/b-x-default-x-vc")).await;
+    assert!(there.is_none(), "{there:?}");
+
+    // A restart does not take the secret away while nothing is known yet.
+    world.stop().await;
+    world.start(world.host.client()).await;
+    world.inside.delete(&format!("{INSIDE}/b"), None).await;
+    world.inside.create(INSIDE, boat("c", "hide")).await;
+    world
+        .host
+        .appears(&format!("{HOST}/c-x-default-x-vc"))
+        .await;
+    assert_eq!(object::uid(&world.host.appears(secret).await), first);
+    world.inside.delete(&format!("{INSIDE}/a"), None).await;
+    world.host.disappears(&path).await;
+    world.host.disappears(secret).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_of_built_in_kinds() {
+    let values = "sync: {toHost: {configMaps: {all: true, patches: [{path: 'data[*]', expression: value.upperAscii()}, \
+                  {path: 'metadata.annotations.secret', reference: {apiVersion: v1, kind: Secret}}]}}, \
+                  fromHost: {configMaps: {enabled: true, mappings: {byName: {'default/shown': 'default/seen'}}, \
+                  patches: [{path: data.k, reverseExpression: \"value + '?'\"}]}}}";
+    let mut world = World::new().await;
+    world.config = Config::from_yaml(&[("values", values)]).unwrap().0;
+    world.start(world.host.client()).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map =
+        json!({"metadata": {"name": "a", "annotations": {"secret": "s"}}, "data": {"k": "v"}});
+    world.inside.create(maps, map).await;
+    let secret = json!({"metadata": {"name": "s"}});
+    world
+        .inside
+        .create("/api/v1/namespaces/default/secrets", secret)
+        .await;
+    let path = "/api/v1/namespaces/demo/configmaps/a-x-default-x-vc";
+    let host = world.host.appears(path).await;
+    assert_eq!(host["data"]["k"], "V");
+    assert_eq!(
+        object::annotation(&host, "secret"),
+        Some("s-x-default-x-vc")
+    );
+    world
+        .host
+        .appears("/api/v1/namespaces/demo/secrets/s-x-default-x-vc")
+        .await;
+    world
+        .inside
+        .patch(&format!("{maps}/a"), json!({"data": {"k": "w"}}))
+        .await;
+    world
+        .host
+        .until(path, "the old value", |o| o["data"]["k"] == "W")
+        .await;
+
+    let map = json!({"metadata": {"name": "shown"}, "data": {"k": "v"}});
+    world.host.create(maps, map).await;
+    let seen = format!("{maps}/seen");
+    assert_eq!(world.inside.appears(&seen).await["data"]["k"], "v?");
+    world
+        .host
+        .patch(&format!("{maps}/shown"), json!({"data": {"k": "w"}}))
+        .await;
+    world
+        .inside
+        .until(&seen, "the old value", |o| o["data"]["k"] == "w?")
+        .await;
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use coracle_config::model::custom;
 use coracle_config::{Config, CustomName};
 use coracle_machinery::object;
-use coracle_translate::{CustomKind, Translator, VirtualName};
+use coracle_translate::{CustomKind, Patches, Translator, VirtualName};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -39,6 +39,7 @@ pub(crate) struct Customs {
 /// One custom resource.
 struct Custom {
     name: CustomName,
+    patches: Patches,
     definitions: Definitions,
     served: RwLock<Option<Arc<Served>>>,
 }
@@ -83,8 +84,9 @@ fn resource(kind: &CustomKind) -> Resource<'_> {
 impl Customs {
     pub(crate) fn new(config: &Config) -> Self {
         let to_host = custom::to_host(&config.sync.to_host.custom_resources);
-        let to_host = to_host.into_iter().map(|(name, _)| Custom {
+        let to_host = to_host.into_iter().map(|(name, choice)| Custom {
             name,
+            patches: Patches::to_host(&choice.patches),
             definitions: Definitions {
                 inside: Cache::new(),
                 host: Cache::new(),
@@ -100,6 +102,15 @@ impl Customs {
     fn get(&self, key: Key) -> &Custom {
         let Key::ToHost(index) = key;
         &self.to_host[index]
+    }
+
+    /// True while it is not known which ConfigMaps and Secrets custom objects
+    /// refer to.
+    pub(crate) fn may_refer(&self) -> bool {
+        let open = |custom: &Custom| custom.served().is_none_or(|served| !served.is_ready());
+        self.to_host
+            .iter()
+            .any(|custom| custom.patches.refer() && open(custom))
     }
 
     /// The object inside.
@@ -128,6 +139,10 @@ impl Served {
             ready: AtomicBool::new(false),
             deleted: Mutex::default(),
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     fn resource(&self) -> Resource<'_> {
@@ -187,14 +202,23 @@ fn start(
     stop: &CancellationToken,
 ) {
     let served = Arc::new(Served::new(flow));
+    syncer.forget_references(Of::Custom(key));
     syncer.customs.get(key).set_served(Some(served.clone()));
     let watching = (syncer.clone(), served.clone(), stop.clone());
     tasks.spawn(async move {
         let (syncer, served, stop) = watching;
         let tell = |change: Change| {
-            if let Some(object) = change.object() {
-                syncer.queue.push(Of::Custom(key), VirtualName::of(object));
+            let Some(object) = change.object() else {
+                return;
+            };
+            let name = VirtualName::of(object);
+            let patches = &syncer.customs.get(key).patches;
+            if patches.refer() {
+                let new = change.new.as_deref();
+                let new = new.map(|object| patches.references(object));
+                syncer.update_references(Of::Custom(key), &name, new.unwrap_or_default());
             }
+            syncer.queue.push(Of::Custom(key), name);
         };
         let cluster = syncer.inside.cluster.clone();
         served
@@ -242,6 +266,9 @@ fn start(
         for name in served.inside.names().into_iter().chain(of_host) {
             syncer.queue.push(Of::Custom(key), name);
         }
+        if syncer.customs.get(key).patches.refer() {
+            syncer.push_data();
+        }
     });
 }
 
@@ -250,12 +277,13 @@ pub(crate) async fn reconcile(
     key: Key,
     name: &VirtualName,
 ) -> Result<Outcome, ApiError> {
-    let Some(served) = syncer.customs.get(key).served() else {
+    let custom = syncer.customs.get(key);
+    let Some(served) = custom.served() else {
         return Ok(Outcome::Done);
     };
     // All are looked at once it is.
-    if served.ready.load(Ordering::Acquire) {
-        objects::reconcile(syncer, &served, name).await?;
+    if served.is_ready() {
+        objects::reconcile(syncer, custom, &served, name).await?;
     }
     Ok(Outcome::Done)
 }

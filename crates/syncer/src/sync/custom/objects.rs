@@ -4,9 +4,9 @@
 use coracle_config::marks;
 use coracle_machinery::object;
 use coracle_translate::{VirtualName, established};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::Served;
+use super::{Custom, Served};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -15,6 +15,7 @@ use crate::sync::{create_unless_taken, delete, set_status_in};
 
 pub(super) async fn reconcile(
     syncer: &Syncer,
+    custom: &Custom,
     served: &Served,
     name: &VirtualName,
 ) -> Result<(), ApiError> {
@@ -36,7 +37,7 @@ pub(super) async fn reconcile(
         if went && is_gone(syncer, served, name).await? {
             return delete(&syncer.inside.cluster, resource, &inside, None).await;
         }
-        let desired = t.custom_to_host(kind, &inside);
+        let desired = t.patched(&custom.patches, &inside, t.custom_to_host(kind, &inside))?;
         let ours = |host: &Value| t.ours(&kind.kind, host).as_ref() == Some(name);
         create_unless_taken(syncer, resource, &desired, ours).await?;
         return Ok(());
@@ -53,10 +54,13 @@ pub(super) async fn reconcile(
     if object::annotation(&host, marks::OBJECT_UID) != Some(uid) {
         return delete(&syncer.host.cluster, resource, &host, None).await;
     }
-    if let Some(updated) = t.custom_update(&host, &t.custom_to_host(kind, &inside)) {
+    let desired = t.patched(&custom.patches, &inside, t.custom_to_host(kind, &inside))?;
+    if let Some(updated) = t.custom_update(&host, &desired) {
         syncer.host.cluster.update(resource, "", &updated).await?;
     }
-    if let Some(status) = t.custom_status_back(&host, &inside) {
+    let status = json!({"status": host.get("status")});
+    let shown = t.patched_back(&custom.patches, &host, &inside, status)?;
+    if let Some(status) = t.custom_status_back(&shown, &inside) {
         let sub = if served.flow.status_inside {
             "status"
         } else {
