@@ -17,6 +17,7 @@ use crate::auth::rbac::{Rbac, aggregation};
 use crate::auth::reviews::{Reviews, TokenRequests};
 use crate::auth::{Authenticators, ServiceAccountTokens, bootstrap};
 use crate::callout::{Callouts, ClusterNetwork};
+use crate::connect::Reach;
 use crate::objects::Objects;
 use crate::server::Builder;
 
@@ -34,6 +35,8 @@ pub struct BuiltinOptions {
     pub addressing: ServiceAddressing,
     /// The way to webhooks, if not over the cluster's network.
     pub callouts: Option<Arc<Callouts>>,
+    /// Where that network may lead.
+    pub reach: Arc<Reach>,
 }
 
 /// The parts that [`install`] made.
@@ -66,7 +69,7 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
         builder = builder.completion(Arc::new(HostAddresses { syncer }));
     }
     let callouts = options.callouts.unwrap_or_else(|| {
-        let network = ClusterNetwork::new(objects.clone());
+        let network = ClusterNetwork::new(objects.clone(), options.reach);
         Arc::new(Callouts::new(Arc::new(network)))
     });
     let rules = admission::chain(&Dependencies {

@@ -304,6 +304,10 @@ impl<'a> Tenant<'a> {
             format!("--listen=0.0.0.0:{API_PORT}"),
             format!("--advertise=$(POD_IP):{API_PORT}"),
             "--service-addressing=from-host".to_owned(),
+            format!("--kubelet=$(POD_IP):{KUBELET_PORT}"),
+            // The node below, and the host's API server.
+            "--unreachable=$(HOST_IP)".to_owned(),
+            "--unreachable=$(KUBERNETES_SERVICE_HOST)".to_owned(),
             format!(
                 "--cluster-domain={}",
                 config.networking.advanced.cluster_domain
@@ -335,7 +339,10 @@ impl<'a> Tenant<'a> {
         if config.control_plane.advanced.virtual_scheduler.enabled {
             arguments.push("--scheduler".to_owned());
         }
-        let mut env = vec![field_env("POD_IP", "status.podIP")];
+        let mut env = vec![
+            field_env("POD_IP", "status.podIP"),
+            field_env("HOST_IP", "status.hostIP"),
+        ];
         env.extend(config.control_plane.stateful_set.env.iter().cloned());
         let ready = json!({"path": "/readyz", "port": API_PORT, "scheme": "HTTPS"});
         let mut container = self.container("control-plane", &arguments, env);

@@ -285,12 +285,11 @@ mod tests {
         assert_eq!(egress[1]["to"], json!([own]));
         let block = &egress[2]["to"][0]["ipBlock"];
         assert_eq!(block["cidr"], "0.0.0.0/0");
-        assert!(
-            block["except"]
-                .as_array()
-                .unwrap()
-                .contains(&json!("10.0.0.0/8"))
-        );
+        let except = block["except"].as_array().unwrap();
+        // Other clusters, and metadata services of clouds.
+        for inner in ["10.0.0.0/8", "169.254.0.0/16"] {
+            assert!(except.contains(&json!(inner)), "{inner}");
+        }
         assert_eq!(egress[3], json!({"to": []}));
         assert_eq!(control_plane["metadata"]["name"], "vc-cp-team");
         assert_eq!(

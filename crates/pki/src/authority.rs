@@ -9,6 +9,8 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer as _;
 
 use crate::PkiError;
 
@@ -187,6 +189,22 @@ pub fn certificate_subject(der: &[u8]) -> Result<(String, Vec<String>), PkiError
     Ok((common_name.to_owned(), organizations))
 }
 
+/// The organisations that a certificate request asks for: groups.
+///
+/// # Errors
+/// If the text holds no request that can be parsed.
+pub fn requested_organizations(pem: &[u8]) -> Result<Vec<String>, PkiError> {
+    let unreadable = |e: String| PkiError::Certificate(e);
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| unreadable(e.to_string()))?;
+    let (_, request) =
+        X509CertificationRequest::from_der(&pem.contents).map_err(|e| unreadable(e.to_string()))?;
+    let subject = &request.certification_request_info.subject;
+    Ok(subject
+        .iter_organization()
+        .map(|name| String::from_utf8_lossy(name.as_slice()).into_owned())
+        .collect())
+}
+
 /// The end of the validity of the first certificate in a PEM text, in seconds
 /// since 1970.
 ///
@@ -239,6 +257,7 @@ mod tests {
     #[test]
     fn garbage_is_an_error() {
         assert!(certificate_subject(b"").is_err());
+        assert!(requested_organizations(b"").is_err());
         assert!(certificate_subject(&[0x30; 64]).is_err());
     }
 }

@@ -11,7 +11,9 @@ mod unverified;
 pub mod kubeconfig;
 pub mod tls;
 
-pub use authority::{CertificateAuthority, KeyCert, certificate_end, certificate_subject};
+pub use authority::{
+    CertificateAuthority, KeyCert, certificate_end, certificate_subject, requested_organizations,
+};
 pub use token::TokenSigner;
 pub use unverified::unverified_client_config;
 

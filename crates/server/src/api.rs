@@ -10,6 +10,7 @@ use coracle_apiserver::admission::{
     Ipv4Cidr, KubernetesService, ServiceAddressing, ensure_kubernetes_service,
 };
 use coracle_apiserver::builtin::{Builtin, BuiltinOptions, install};
+use coracle_apiserver::connect::Reach;
 use coracle_apiserver::documents::Documents;
 use coracle_apiserver::objects::Objects;
 use coracle_apiserver::{ApiServer, connect, kinds};
@@ -37,18 +38,36 @@ pub fn build(
     options: &ControlPlaneOptions,
 ) -> Result<(ApiServer, Builtin), Error> {
     let builder = ApiServer::builder(store).kinds(kinds::builtin());
+    let reach = Arc::new(reach(options));
     let identity = BuiltinOptions {
         signer: Arc::new(TokenSigner::from_pem(tokens.to_pem())?),
         issuer: format!("{ISSUER}.{}", options.cluster_domain),
         anonymous: true,
         addressing: addressing(options)?,
         callouts: None,
+        reach: reach.clone(),
     };
     let (mut builder, builtin) = install(builder, identity);
     let registry = builder.registry();
     let documents = Documents::new(registry, Arc::new(|_| None));
     builder = builder.route(Arc::new(documents));
-    Ok((connect::register(builder, kubelet_tls).build(), builtin))
+    Ok((
+        connect::register(builder, kubelet_tls, reach).build(),
+        builtin,
+    ))
+}
+
+/// Where this server goes for its users. That of a virtual cluster stands in
+/// the network of the host, which is not its users' to look around in.
+fn reach(options: &ControlPlaneOptions) -> Reach {
+    let mut reach = Reach::default().without(options.unreachable.iter().copied());
+    if options.service_addresses == ServiceAddresses::FromHost {
+        reach = reach.standing_at(options.advertise.ip());
+    }
+    match options.kubelet {
+        Some(kubelet) => reach.with_kubelet(kubelet),
+        None => reach,
+    }
 }
 
 fn addressing(options: &ControlPlaneOptions) -> Result<ServiceAddressing, Error> {
@@ -185,6 +204,10 @@ async fn ensure_dns_service(
     let services = GroupResource::new("", "services");
     if objects.get(&services, namespace, name).await?.is_none() {
         objects.create(&services, service).await?;
+    }
+    if options.advertise.ip().is_loopback() {
+        // A server for this machine alone: no pod would find it there.
+        return Ok(());
     }
     let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
     match objects.get(&slices, namespace, name).await? {

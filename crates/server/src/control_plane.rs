@@ -45,6 +45,12 @@ pub struct ControlPlaneOptions {
     pub sans: Vec<String>,
     /// Who gives services their addresses.
     pub service_addresses: ServiceAddresses,
+    /// Addresses that it never connects to for its users, as proxies and
+    /// webhooks would.
+    pub unreachable: Vec<IpAddr>,
+    /// The one endpoint of all nodes, whatever Node objects say; without it,
+    /// each node is where it says.
+    pub kubelet: Option<SocketAddr>,
     /// The domain of services.
     pub cluster_domain: String,
     /// Where DNS is answered, if it is.

@@ -58,6 +58,8 @@ async fn certificates_are_renewed_while_the_control_plane_serves() {
         advertise: listen,
         sans: Vec::new(),
         service_addresses: ServiceAddresses::FromHost,
+        unreachable: Vec::new(),
+        kubelet: None,
         cluster_domain: "cluster.local".into(),
         dns_listen: None,
         dns_fallback: false,

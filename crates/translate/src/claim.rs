@@ -19,6 +19,11 @@ const BINDING: &[&str] = &[
     "volume.beta.kubernetes.io/storage-provisioner",
 ];
 
+/// True if a source of data is a claim of the same namespace.
+fn is_claim_beside(source: &Value) -> bool {
+    text(source, "kind") == "PersistentVolumeClaim" && text(source, "namespace").is_empty()
+}
+
 impl Translator {
     /// The host claim. A volume by name or selector is never asked for on the
     /// host: it could be another tenant's, or a path of a node.
@@ -35,9 +40,7 @@ impl Translator {
             let Some(source) = spec.get_mut(field).filter(|s| s.is_object()) else {
                 continue;
             };
-            if text(source, "kind") == "PersistentVolumeClaim"
-                && text(source, "namespace").is_empty()
-            {
+            if is_claim_beside(source) {
                 let name = self.rename("PersistentVolumeClaim", namespace, text(source, "name"));
                 set(source, "name", name);
             } else {
@@ -52,6 +55,32 @@ impl Translator {
                 v["spec"].get("volumeAttributesClassName")
             ])
         })
+    }
+
+    /// What of a virtual claim cannot be carried over, in words for its user.
+    pub fn claim_warnings(&self, claim: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        // A volume that the host bound is named as well, by the syncer.
+        let bound = object::annotation(claim, BINDING[0]).is_some();
+        for field in ["volumeName", "selector"] {
+            let asked = claim["spec"].get(field).is_some_and(|v| !v.is_null());
+            if asked && !bound {
+                warnings.push(format!(
+                    "spec.{field} is not synced: the host provides a volume by the storage class, \
+                     and no volume that is there already"
+                ));
+            }
+        }
+        for field in ["dataSource", "dataSourceRef"] {
+            let source = &claim["spec"][field];
+            if source.is_object() && !is_claim_beside(source) {
+                warnings.push(format!(
+                    "spec.{field} is not synced: on the host, a volume starts empty or from \
+                     another claim of the same namespace"
+                ));
+            }
+        }
+        warnings
     }
 
     /// The host claim with the changes made inside (its size), or `None`.

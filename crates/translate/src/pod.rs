@@ -93,6 +93,9 @@ impl Translator {
         if let Some(class) = self.priority_class(pod) {
             set(&mut spec, "priorityClassName", class);
         }
+        if self.lost_runtime_class(pod) {
+            drop_keys(&mut spec, &["runtimeClassName"]);
+        }
         let classes = &self.config.sync.to_host.pods;
         if !classes.runtime_class_name.is_empty() {
             set(
@@ -134,7 +137,23 @@ impl Translator {
                 "priorityClassName {class:?} is not synced: the host schedules the pod without it"
             ));
         }
+        if self.lost_runtime_class(pod) {
+            let class = object::text(pod, "/spec/runtimeClassName");
+            warnings.push(format!(
+                "runtimeClassName {class:?} is not synced: the pod runs as the host runs those \
+                 without one"
+            ));
+        }
         warnings
+    }
+
+    /// True if the pod's runtime class means nothing on the host: those of the
+    /// host are not shown inside, and no name of them is to be guessed.
+    fn lost_runtime_class(&self, pod: &Value) -> bool {
+        let sync = &self.config.sync;
+        !object::text(pod, "/spec/runtimeClassName").is_empty()
+            && !sync.from_host.runtime_classes.enabled
+            && sync.to_host.pods.runtime_class_name.is_empty()
     }
 
     /// The pod's own priority class, where those of the host are shown inside or

@@ -16,6 +16,16 @@ pub const DNS_PORT: u16 = 1053;
 /// What the host decides and the virtual object shows.
 const ALLOCATED: &[&str] = &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
 
+/// Annotation: the addresses that the virtual Service claims, and the host's
+/// does not.
+const EXTERNAL_IPS: &str = "coracle.dev/external-ips";
+
+fn external_ips(service: &Value) -> String {
+    let all = object::items(service, "/spec/externalIPs");
+    let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
+    all.join(",")
+}
+
 impl Translator {
     /// The host Service of a virtual Service. Addresses outside the cluster
     /// (`externalIPs`) are never claimed: on the host they would redirect
@@ -23,6 +33,10 @@ impl Translator {
     pub fn service_to_host(&self, service: &Value) -> Value {
         let mut host = self.shell("v1", "Service", service);
         let mut spec = service.get("spec").cloned().unwrap_or_else(|| json!({}));
+        let external = external_ips(service);
+        if !external.is_empty() {
+            host["metadata"]["annotations"][EXTERNAL_IPS] = external.into();
+        }
         drop_keys(&mut spec, &["externalIPs"]);
         if let Some(selector) = spec.get("selector") {
             let selector = self.map_selector(selector, object::namespace(service));
@@ -34,7 +48,7 @@ impl Translator {
 
     /// What of a virtual Service cannot be carried over, in words for its user.
     pub fn service_warnings(&self, service: &Value) -> Vec<String> {
-        if object::items(service, "/spec/externalIPs").is_empty() {
+        if external_ips(service).is_empty() {
             return Vec::new();
         }
         vec![

@@ -1,9 +1,12 @@
 //! CertificateSigningRequests: who asked is noted on create, and who approves
-//! or signs must be allowed to for that signer.
+//! or signs must be allowed to for that signer. Nobody asks for the group that
+//! may do everything.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use coracle_machinery::ApiError;
 use coracle_machinery::object::{child_map, text};
 use serde_json::{Map, Value, json};
@@ -14,6 +17,10 @@ use crate::hooks::{Admission, AdmissionRequest, Operation};
 use crate::registry::Resource;
 
 const GROUP: &str = "certificates.k8s.io";
+/// The signer of certificates by which the API server knows its clients.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// The group that is asked nothing.
+const MASTERS: &str = "system:masters";
 
 pub(super) struct Certificates {
     authorizer: Arc<dyn Authorizer>,
@@ -56,6 +63,9 @@ impl Admission for Certificates {
         if request.operation != Operation::Create || !request.subresource.is_empty() {
             return Ok(());
         }
+        if let Some(why) = request.object.as_ref().and_then(asks_for_everything) {
+            return Err(forbidden(request, &why));
+        }
         let user = request.user;
         if let Some(object) = request.object.as_mut() {
             note_requester(child_map(object, "spec"), user);
@@ -79,6 +89,27 @@ impl Admission for Certificates {
         }
         let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
         Err(forbidden(request, &why))
+    }
+}
+
+/// Why a request for a certificate may not even be written: what it asks for
+/// would pass every check there is (upstream's CertificateSubjectRestriction).
+fn asks_for_everything(object: &Value) -> Option<String> {
+    let signer = text(object, "/spec/signerName");
+    if signer != CLIENT_SIGNER {
+        return None;
+    }
+    let pem = STANDARD.decode(text(object, "/spec/request"));
+    let parsed = match pem {
+        Ok(pem) => coracle_pki::requested_organizations(&pem).map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match parsed {
+        Err(error) => Some(format!("failed to parse CSR: {error}")),
+        Ok(groups) if groups.iter().any(|group| group == MASTERS) => Some(format!(
+            "use of {signer} signer with {MASTERS} group is not allowed"
+        )),
+        Ok(_) => None,
     }
 }
 

@@ -35,6 +35,10 @@ pub async fn ensure_kubernetes_service(
     wanted: &KubernetesService,
 ) -> Result<(), ApiError> {
     ensure(objects, &core("services"), &wanted.service()).await?;
+    if wanted.endpoint_ip.is_loopback() {
+        // A server for this machine alone: no pod would find it there.
+        return Ok(());
+    }
     ensure(objects, &core("endpoints"), &wanted.endpoints()).await?;
     let slices = named("discovery.k8s.io", "endpointslices");
     ensure(objects, &slices, &wanted.slice()).await
@@ -176,5 +180,20 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(slice["ports"][0]["port"], 8443);
+    }
+
+    #[tokio::test]
+    async fn what_only_this_machine_reaches_is_no_endpoint() {
+        let objects = FakeObjects::new();
+        let wanted = KubernetesService {
+            cluster_ip: None,
+            endpoint_ip: Ipv4Addr::LOCALHOST,
+            endpoint_port: 6443,
+        };
+        ensure_kubernetes_service(&*objects, &wanted).await.unwrap();
+        for (resource, there) in [("services", true), ("endpoints", false)] {
+            let found = objects.get(&core(resource), "default", NAME).await.unwrap();
+            assert_eq!(found.is_some(), there, "{resource}");
+        }
     }
 }

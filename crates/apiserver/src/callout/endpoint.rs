@@ -8,7 +8,7 @@ use coracle_machinery::object::text;
 use http::Uri;
 use serde_json::Value;
 
-use crate::connect::{proxyable, ready_endpoint};
+use crate::connect::{Reach, ready_endpoint};
 use crate::objects::Objects;
 
 /// The service, or the host of a URL, that a call goes to.
@@ -95,16 +95,16 @@ pub trait Resolve: Send + Sync + 'static {
 }
 
 /// The network of the cluster: services by their ready endpoints, without a
-/// service proxy on the way. Neither this machine nor link-local addresses
-/// are ever called.
+/// service proxy on the way, and nothing that is out of reach.
 pub struct ClusterNetwork {
     objects: Arc<dyn Objects>,
+    reach: Arc<Reach>,
 }
 
 impl ClusterNetwork {
     /// Services are looked up among these objects.
-    pub fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+    pub fn new(objects: Arc<dyn Objects>, reach: Arc<Reach>) -> Self {
+        Self { objects, reach }
     }
 }
 
@@ -120,7 +120,9 @@ impl Resolve for ClusterNetwork {
             } => {
                 let port = port.to_string();
                 let found = ready_endpoint(&*self.objects, namespace, name, &port).await;
-                found.map(SocketAddr::from).map_err(|e| e.message)
+                let (address, port) = found.map_err(|e| e.message)?;
+                let allowed = self.reach.address(&address).map_err(|e| e.message)?;
+                Ok(SocketAddr::new(allowed, port))
             }
             Endpoint::Host { host, port } => {
                 let address: Result<IpAddr, _> = endpoint.server_name().parse();
@@ -128,7 +130,7 @@ impl Resolve for ClusterNetwork {
                     Ok(address) => address,
                     Err(_) => look_up(host).await?,
                 };
-                let allowed = proxyable(&address.to_string()).map_err(|e| e.message)?;
+                let allowed = self.reach.url_address(address).map_err(|e| e.message)?;
                 Ok(SocketAddr::new(allowed, *port))
             }
         }

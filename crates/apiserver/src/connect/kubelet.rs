@@ -1,6 +1,6 @@
 //! exec, attach, port-forward and log, at the kubelet of the pod's node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 
 use super::backend::Backend;
+use super::reach::Reach;
 use crate::body::Body;
 use crate::hooks::{Connector, RequestContext};
 use crate::query::Query;
@@ -32,14 +33,10 @@ const LOG_PARAMETERS: &[&str] = &[
 
 /// Passes requests on to the kubelet of a pod's node.
 pub struct KubeletConnector {
-    tls: Arc<ClientConfig>,
-}
-
-impl KubeletConnector {
-    /// A connector with the certificate that nodes know the API server by.
-    pub fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls }
-    }
+    /// The certificate that nodes know the API server by.
+    pub tls: Arc<ClientConfig>,
+    /// Where nodes may be.
+    pub reach: Arc<Reach>,
 }
 
 #[async_trait]
@@ -72,7 +69,7 @@ impl Connector for KubeletConnector {
         if info.subresource == "log" {
             *request.method_mut() = Method::GET;
         }
-        let backend = node_backend(context, node, self.tls.clone()).await?;
+        let backend = node_backend(context, node, &self.tls, &self.reach).await?;
         backend.forward(request, &path).await
     }
 }
@@ -81,7 +78,8 @@ impl Connector for KubeletConnector {
 pub(super) async fn node_backend(
     context: &RequestContext,
     node: &str,
-    tls: Arc<ClientConfig>,
+    tls: &Arc<ClientConfig>,
+    reach: &Reach,
 ) -> Result<Backend, ApiError> {
     let nodes = GroupResource::new("", "nodes");
     let found = context
@@ -104,10 +102,11 @@ pub(super) async fn node_backend(
                 .and_then(|a| a.get("address")?.as_str()?.parse::<IpAddr>().ok())
         })
         .ok_or_else(|| ApiError::internal(format!("node {node} has no address")))?;
+    let place = reach.kubelet(SocketAddr::new(address, port))?;
     Ok(Backend {
-        address,
-        port,
-        tls: Some(tls),
+        address: place.ip(),
+        port: place.port(),
+        tls: Some(tls.clone()),
     })
 }
 

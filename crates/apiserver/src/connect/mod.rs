@@ -7,6 +7,7 @@
 mod backend;
 mod kubelet;
 mod proxy;
+mod reach;
 
 use std::sync::Arc;
 
@@ -16,20 +17,30 @@ use crate::hooks::Connector;
 use crate::server::Builder;
 
 pub use kubelet::KubeletConnector;
+pub(crate) use proxy::ready_endpoint;
 pub use proxy::{NodeProxy, PodProxy, ServiceProxy};
-pub(crate) use proxy::{proxyable, ready_endpoint};
+pub use reach::Reach;
 
-/// Adds all of these connectors. `kubelet_tls` carries the certificate that
-/// nodes know the API server by.
+/// Adds all of these connectors. `tls` carries the certificate that nodes know
+/// the API server by.
 #[must_use]
-pub fn register(builder: Builder, kubelet_tls: Arc<ClientConfig>) -> Builder {
-    let kubelet: Arc<dyn Connector> = Arc::new(KubeletConnector::new(kubelet_tls.clone()));
+pub fn register(builder: Builder, tls: Arc<ClientConfig>, reach: Arc<Reach>) -> Builder {
+    let kubelet: Arc<dyn Connector> = Arc::new(KubeletConnector {
+        tls: tls.clone(),
+        reach: reach.clone(),
+    });
     let mut builder = builder;
     for subresource in ["exec", "attach", "portforward", "log"] {
         builder = builder.connector("", "pods", subresource, kubelet.clone());
     }
+    let pods = PodProxy {
+        reach: reach.clone(),
+    };
+    let services = ServiceProxy {
+        reach: reach.clone(),
+    };
     builder
-        .connector("", "pods", "proxy", Arc::new(PodProxy))
-        .connector("", "services", "proxy", Arc::new(ServiceProxy))
-        .connector("", "nodes", "proxy", Arc::new(NodeProxy::new(kubelet_tls)))
+        .connector("", "pods", "proxy", Arc::new(pods))
+        .connector("", "services", "proxy", Arc::new(services))
+        .connector("", "nodes", "proxy", Arc::new(NodeProxy { tls, reach }))
 }

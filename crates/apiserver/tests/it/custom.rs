@@ -30,7 +30,7 @@ fn crd(group: &str, plural: &str, kind: &str) -> Value {
 }
 
 fn custom_kinds(server: ApiServer) -> CustomKinds {
-    let network = ClusterNetwork::new(server.objects());
+    let network = ClusterNetwork::new(server.objects(), Arc::default());
     CustomKinds::new(server, Arc::new(Callouts::new(Arc::new(network))))
 }
 

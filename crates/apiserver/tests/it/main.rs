@@ -13,6 +13,8 @@ mod completion;
 mod conversion;
 mod custom;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod listener;
 #[cfg(test)]
 mod lists;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use coracle_apiserver::callout::{Callouts, Endpoint, Resolve};
 use coracle_pki::CertificateAuthority;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -78,6 +78,15 @@ impl Service {
                             if path == "/hang" {
                                 std::future::pending::<()>().await;
                             }
+                            if path == "/broken" {
+                                let body = Full::new(Bytes::from_static(b"a secret"));
+                                let mut response = Response::new(body);
+                                *response.status_mut() = StatusCode::UNAUTHORIZED;
+                                return Ok(response);
+                            }
+                            if path == "/garbage" {
+                                return Ok(Response::new(Full::from("a secret")));
+                            }
                             let mut response = answer(&path, &asked);
                             response["uid"] = asked["uid"].clone();
                             review["response"] = response;
@@ -108,7 +117,7 @@ impl Service {
     }
 
     /// A configuration of one webhook for writes of ConfigMaps.
-    fn configuration(&self, kind: &str, path: &str, more: Value) -> Value {
+    pub fn configuration(&self, kind: &str, path: &str, more: Value) -> Value {
         let mut webhook = json!({
             "name": format!("{}.example.com", path.trim_start_matches('/')),
             "clientConfig": {"caBundle": self.bundle, "service": {

@@ -47,6 +47,13 @@ pub struct ControlPlane {
     /// The range of service addresses, if this control plane gives them
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     service_cidr: String,
+    /// Never connect there for users, as proxies and webhooks would; what is
+    /// neither an address nor a known name is passed over
+    #[arg(long, value_name = "ADDRESS")]
+    unreachable: Vec<String>,
+    /// Reach all nodes here, whatever their objects say
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    kubelet: Option<SocketAddr>,
     /// The domain of services
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     cluster_domain: String,
@@ -108,6 +115,18 @@ fn validity(text: &str) -> std::result::Result<Duration, String> {
     ))
 }
 
+/// The addresses of hosts. Some hosts know their API server by a name.
+async fn addresses(hosts: &[String]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for host in hosts {
+        match tokio::net::lookup_host((host.as_str(), 0)).await {
+            Ok(addresses) => found.extend(addresses.map(|address| address.ip())),
+            Err(error) => tracing::warn!(%host, %error, "no address to keep users away from"),
+        }
+    }
+    found
+}
+
 /// Who gives services their addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Addressing {
@@ -136,6 +155,8 @@ impl ControlPlane {
                 },
                 Addressing::FromHost => ServiceAddresses::FromHost,
             },
+            unreachable: addresses(&self.unreachable).await,
+            kubelet: self.kubelet,
             cluster_domain: self.cluster_domain,
             dns_listen: self.dns_listen,
             dns_fallback: self.dns_fallback,

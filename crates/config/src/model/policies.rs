@@ -136,10 +136,12 @@ section!(
         enabled: bool = true,
         /// Which.
         cidr: String = "0.0.0.0/0".to_owned(),
-        /// Which not: by default those that no public host has.
+        /// Which not: by default those that no public host has, metadata
+        /// services of clouds among them.
         except: Vec<String> = [
             "100.64.0.0/10",
             "127.0.0.0/8",
+            "169.254.0.0/16",
             "10.0.0.0/8",
             "172.16.0.0/12",
             "192.168.0.0/16",

@@ -4,7 +4,7 @@ use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
 
-use super::{create_on_host, delete_inside, delete_on_host, set_status};
+use super::{create_on_host, delete_inside, delete_on_host, events, set_status};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -27,6 +27,9 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
                 let desired = t.claim_to_host(&inside);
                 let desired = t.patched_kind(kind.resource().kind, &inside, desired)?;
                 create_on_host(syncer, kind, name, &desired).await?;
+                for warning in syncer.translator.claim_warnings(&inside) {
+                    events::warn(syncer, &inside, "SyncWarning", &warning).await;
+                }
             }
         }
         (Some(inside), Some(host)) => both(syncer, &inside, &host).await?,

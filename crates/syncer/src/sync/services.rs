@@ -41,9 +41,7 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
             if let Some(host) = create_on_host(syncer, Kind::Service, name, &desired).await? {
                 back(syncer, &inside, &host).await?;
             }
-            for warning in syncer.translator.service_warnings(&inside) {
-                events::warn(syncer, &inside, "SyncWarning", &warning).await;
-            }
+            warn(syncer, &inside).await;
             Ok(Outcome::Done)
         }
         (Some(inside), Some(host)) => {
@@ -57,11 +55,19 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
                     .update(Kind::Service.resource(), "", &updated)
                     .await?;
                 back(syncer, &inside, &host).await?;
+                warn(syncer, &inside).await;
             } else {
                 back(syncer, &inside, &host).await?;
             }
             Ok(Outcome::Done)
         }
+    }
+}
+
+/// Tells the user what of the Service the host does not have.
+async fn warn(syncer: &Syncer, inside: &Value) {
+    for warning in syncer.translator.service_warnings(inside) {
+        events::warn(syncer, inside, "SyncWarning", &warning).await;
     }
 }
 

@@ -41,6 +41,7 @@ impl Cluster {
             anonymous: true,
             addressing,
             callouts: None,
+            reach: Arc::default(),
         };
         let builder = ApiServer::builder(store).kinds(kinds::builtin());
         let (builder, builtin) = install(builder, identity);
@@ -260,7 +261,7 @@ impl World {
             virtual_client: self.inside.client(),
             host_client: self.host.recorded_client(),
             host_tunnel_client: tunnel,
-            pod_ip: "127.0.0.1".parse().unwrap(),
+            pod_ip: OWN_IP.parse().unwrap(),
             kubelet: KubeletConfig {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 cert_pem,
@@ -329,6 +330,8 @@ impl World {
     }
 }
 
+/// Where the pod of the virtual cluster stands.
+pub const OWN_IP: &str = "10.1.0.9";
 /// The host Service of the virtual cluster's DNS.
 pub const DNS: &str = "/api/v1/namespaces/demo/services/kube-dns-x-kube-system-x-vc";
 

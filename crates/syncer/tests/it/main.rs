@@ -5,6 +5,7 @@
 mod chaos;
 mod clusters;
 mod custom;
+mod hostile;
 mod kubelet;
 mod mapped;
 mod nodes;

@@ -3,7 +3,7 @@
 use coracle_machinery::object;
 use serde_json::json;
 
-use crate::clusters::{DNS, HOST_PODS, PODS, World, pod};
+use crate::clusters::{DNS, HOST_PODS, OWN_IP, PODS, World, pod};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
@@ -39,7 +39,7 @@ async fn the_control_planes_own_services_are_there() {
         .inside
         .appears("/api/v1/namespaces/kube-system/endpoints/kube-dns")
         .await;
-    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "127.0.0.1");
+    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], OWN_IP);
     world
         .inside
         .appears("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")

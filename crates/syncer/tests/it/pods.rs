@@ -5,7 +5,7 @@ use std::time::Instant;
 use coracle_machinery::object;
 use serde_json::json;
 
-use crate::clusters::{HOST_PODS, PODS, World, pod};
+use crate::clusters::{HOST_PODS, OWN_IP, PODS, World, pod};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_lives_on_the_host_and_shows_it_inside() {
@@ -58,7 +58,7 @@ async fn a_pod_lives_on_the_host_and_shows_it_inside() {
     assert_eq!(running["spec"]["nodeName"], "node-b");
     assert_eq!(running["status"]["podIP"], "10.1.2.3");
     let node = inside.appears("/api/v1/nodes/node-b").await;
-    assert_eq!(node["status"]["addresses"][0]["address"], "127.0.0.1");
+    assert_eq!(node["status"]["addresses"][0]["address"], OWN_IP);
 
     // Labels flow out, marks cannot be forged.
     let labels =

@@ -4,7 +4,7 @@ use coracle_machinery::names::{dns1123_label_errors, dns1123_subdomain_errors};
 use coracle_machinery::{FieldError, FieldPath};
 use serde_json::Value;
 
-use super::text::{check, ip_address, port_number};
+use super::text::{check, non_special_address, port_number};
 use super::{Errors, default_field, each_mut, immutable, list, one_of, str_at};
 use crate::kind::Strategy;
 
@@ -42,7 +42,7 @@ impl Strategy for Endpoints {
             for key in keys {
                 for (index, address) in list(subset, key).iter().enumerate() {
                     let at = path.child(key).index(index).child("ip");
-                    check(&mut errors, &at, str_at(address, "ip"), ip_address);
+                    check(&mut errors, &at, str_at(address, "ip"), non_special_address);
                 }
             }
             let ports = list(subset, "ports");
@@ -171,6 +171,7 @@ fn addresses(errors: &mut Errors, endpoint: &Value, path: &FieldPath, kind: &str
             "IPv6" if text.parse::<std::net::Ipv6Addr>().is_err() => {
                 errors.push(FieldError::invalid(&at, text, "must be an IPv6 address"));
             }
+            "IPv4" | "IPv6" => check(errors, &at, text, non_special_address),
             "FQDN" => check(errors, &at, text, dns1123_subdomain_errors),
             _ => {}
         }

@@ -9,7 +9,7 @@ use coracle_machinery::{FieldError, FieldPath};
 use serde_json::{Map, Value, json};
 
 use super::probes::port as check_port;
-use super::text::{check, cidr, ip_address, port_number};
+use super::text::{check, cidr, ip_address, non_special_address, port_number};
 use super::{
     Errors, default_field, each_mut, given, list, map_mut, one_of, selectors, spec_mut, str_at,
 };
@@ -380,7 +380,7 @@ fn addresses(errors: &mut Errors, spec: &Value, path: &FieldPath) {
             errors,
             &path.child("externalIPs").index(index),
             text,
-            ip_address,
+            non_special_address,
         );
     }
 }

@@ -44,6 +44,44 @@ pub(super) fn ip_address(text: &str) -> Vec<String> {
     }
 }
 
+/// IP address of something that is elsewhere: neither this machine nor its
+/// link, where clouds keep their metadata.
+pub(super) fn non_special_address(text: &str) -> Vec<String> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return vec!["must be a valid IP address".to_owned()];
+    };
+    // Upstream looks at an IPv4 address in its other form as well.
+    let address = address.to_canonical();
+    let multicast = match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+    };
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let mut errors = Vec::new();
+    if address.is_unspecified() {
+        errors.push(format!("may not be unspecified ({text})"));
+    }
+    for (special, range) in [
+        (
+            address.is_loopback(),
+            "loopback range (127.0.0.0/8, ::1/128)",
+        ),
+        (link_local, "link-local range (169.254.0.0/16, fe80::/10)"),
+        (
+            multicast,
+            "link-local multicast range (224.0.0.0/24, ff02::/10)",
+        ),
+    ] {
+        if special {
+            errors.push(format!("may not be in the {range}"));
+        }
+    }
+    errors
+}
+
 /// Address block such as `10.0.0.0/8`.
 pub(super) fn cidr(text: &str) -> Vec<String> {
     let valid = text.split_once('/').is_some_and(|(address, bits)| {

@@ -1,0 +1,200 @@
+//! Which addresses this server connects to for the sake of its users. What
+//! they write into pods, endpoints, nodes and URLs of webhooks is theirs to
+//! choose, and this server may stand in a network that is none of theirs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use coracle_machinery::{ApiError, Reason};
+
+/// Where clouds tell machines their secrets, beside link-local addresses.
+const METADATA: &[IpAddr] = &[
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// The addresses that are open to users. By default all but those that no
+/// server may be sent to: itself, its link, and metadata services of clouds.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    refused: Vec<IpAddr>,
+    own: Option<IpAddr>,
+    kubelet: Option<SocketAddr>,
+}
+
+impl Reach {
+    /// Refuses further addresses.
+    #[must_use]
+    pub fn without(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.refused.extend(addresses);
+        self
+    }
+
+    /// Refuses URLs that lead to this address of the server itself. Endpoints
+    /// may lead there: those of the service `kubernetes` do.
+    #[must_use]
+    pub fn standing_at(mut self, own: IpAddr) -> Self {
+        self.own = Some(own);
+        self
+    }
+
+    /// Takes no other endpoint for that of a node than this one, whatever Node
+    /// objects say.
+    #[must_use]
+    pub fn with_kubelet(mut self, kubelet: SocketAddr) -> Self {
+        self.kubelet = Some(kubelet);
+        self
+    }
+
+    /// The address of a pod or an endpoint, if it may be connected to.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn address(&self, text: &str) -> Result<IpAddr, ApiError> {
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| ApiError::new(Reason::ServiceUnavailable, "address not allowed"))?;
+        let plain = unwrapped(address);
+        let why = if is_local(plain) || METADATA.contains(&plain) {
+            "neither this server itself, nor its link, nor the metadata of a cloud can be reached through it"
+        } else if self.refused.contains(&plain) {
+            "it belongs to the cluster below this one"
+        } else {
+            return Ok(address);
+        };
+        Err(refused(&address.to_string(), why))
+    }
+
+    /// The address that the host of a URL has, if it may be connected to.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn url_address(&self, address: IpAddr) -> Result<IpAddr, ApiError> {
+        if self.own == Some(unwrapped(address)) {
+            let why = "it is that of this server; use a service";
+            return Err(refused(&address.to_string(), why));
+        }
+        self.address(&address.to_string())
+    }
+
+    /// The endpoint that a Node tells, if it may be that of a node.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn kubelet(&self, told: SocketAddr) -> Result<SocketAddr, ApiError> {
+        match self.kubelet {
+            Some(only) if only != told => {
+                let why = format!("all nodes of this cluster are reached at {only}");
+                Err(refused(&told.to_string(), &why))
+            }
+            Some(only) => Ok(only),
+            None => Ok(SocketAddr::new(
+                self.address(&told.ip().to_string())?,
+                told.port(),
+            )),
+        }
+    }
+}
+
+fn refused(address: &str, why: &str) -> ApiError {
+    ApiError::bad_request(format!("address not allowed: {address}: {why}"))
+}
+
+/// The IPv4 address in an IPv6 one that leads to it: mapped, compatible, or
+/// behind the well-known prefix of translators.
+fn unwrapped(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    let [.., high, low] = v6.segments();
+    let embedded = match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => true,
+        // The unspecified and the loopback address are no IPv4 ones.
+        [0, 0, 0, 0, 0, 0, ..] => high != 0,
+        _ => false,
+    };
+    if !embedded {
+        return address;
+    }
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+fn is_local(address: IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_to_metadata_services_or_to_this_machine() {
+        let reach = Reach::default();
+        for bad in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "0.0.0.0",
+            "0.1.2.3",
+            "255.255.255.255",
+            "224.0.0.1",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "fd00:ec2::254",
+            "localhost",
+            "",
+        ] {
+            let error = reach.address(bad).unwrap_err();
+            assert!(error.message.starts_with("address not allowed"), "{bad}");
+        }
+        for good in ["10.1.2.3", "64:ff9b::a01:203", "2001:db8::1"] {
+            assert!(reach.address(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_cluster_below_is_out_of_reach() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let reach = Reach::default()
+            .without([ip("10.0.0.1"), ip("10.96.0.1")])
+            .standing_at(ip("10.244.0.7"));
+        for bad in ["10.0.0.1", "10.96.0.1", "::ffff:10.96.0.1"] {
+            let error = reach.address(bad).unwrap_err();
+            assert!(error.message.contains("cluster below"), "{bad}");
+            assert!(reach.url_address(ip(bad)).is_err(), "{bad}");
+        }
+        assert!(reach.address("10.244.0.7").is_ok());
+        let error = reach.url_address(ip("10.244.0.7")).unwrap_err();
+        assert!(error.message.contains("use a service"), "{error}");
+        assert!(reach.url_address(ip("10.244.0.8")).is_ok());
+    }
+
+    #[test]
+    fn nodes_are_where_the_server_knows_them_to_be() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let only = at("10.244.0.7:10250");
+        let reach = Reach::default().with_kubelet(only);
+        assert_eq!(reach.kubelet(only).unwrap(), only);
+        for bad in ["10.244.0.7:8443", "10.0.0.1:10250"] {
+            let error = reach.kubelet(at(bad)).unwrap_err();
+            assert!(error.message.contains("10.244.0.7:10250"), "{error}");
+            assert!(Reach::default().kubelet(at(bad)).is_ok());
+        }
+        assert!(Reach::default().kubelet(at("127.0.0.1:2379")).is_err());
+    }
+}
