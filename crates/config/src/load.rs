@@ -338,6 +338,15 @@ sync:
                  the host: the host has one place for what does not, which would be everybody's",
             ),
             (
+                "sync: {fromHost: {customResources: {a.b.c: {enabled: true}, b.b.c: {enabled: true, \
+                 scope: Namespaced}, c.b.c: {enabled: true, scope: Cluster, mappings: {byName: {a/b: c/d}}}}}}",
+                "values: sync.fromHost.customResources[a.b.c].scope: expected Cluster or Namespaced\n\
+                 values: sync.fromHost.customResources[b.b.c].mappings.byName: expected which objects of \
+                 the host are shown where\n\
+                 values: sync.fromHost.customResources[c.b.c].mappings: what lies in no namespace is shown \
+                 under its own names",
+            ),
+            (
                 "sync: {toHost: {customResources: {a.b.c: {enable: true}}}}",
                 "v: sync.toHost.customResources[a.b.c].enable: unknown key; did you mean enabled?",
             ),

@@ -1,6 +1,6 @@
 //! Objects that appear on both sides under names of the user's choice.
 
-use crate::model::{Config, Imports, Texts};
+use crate::model::{Config, CustomFromHost, Imports, Texts, custom};
 
 /// What one mapping of the configuration says, for objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,18 @@ pub fn secrets_from_host(config: &Config, host_namespace: &str) -> Vec<Mapping> 
     imports(&config.sync.from_host.secrets, host_namespace)
 }
 
+/// The objects of a custom resource of the host that appear inside: by mappings
+/// of names, or all that lie in no namespace.
+pub fn custom_from_host(choice: &CustomFromHost, host_namespace: &str) -> Vec<Mapping> {
+    if choice.scope == custom::NAMESPACED {
+        return by_name(&choice.mappings.by_name, host_namespace);
+    }
+    vec![Mapping {
+        names: None,
+        ..Mapping::one(("", ""), ("", ""))
+    }]
+}
+
 fn imports(imports: &Imports, host_namespace: &str) -> Vec<Mapping> {
     if !imports.enabled {
         return Vec::new();
@@ -99,7 +111,11 @@ fn by_name(mappings: &Texts, host_namespace: &str) -> Vec<Mapping> {
             } else {
                 namespace
             };
-            let to = pair(to)?;
+            let to = match pair(to) {
+                // All of the own namespace: the name of the other will do.
+                None if from.is_empty() => (to.as_str(), "*"),
+                to => to?,
+            };
             let mut mapping = Mapping::one((namespace, name), to);
             if name == "*" {
                 mapping.names = None;
@@ -122,7 +138,7 @@ mod tests {
     #[test]
     fn mappings_by_name() {
         let texts = [
-            ("", "all/*"),
+            ("", "all"),
             ("/one", "x/uno"),
             ("ns/*", "y/*"),
             ("ns/two", "z/two"),

@@ -14,7 +14,7 @@ pub mod custom;
 mod patches;
 mod policies;
 
-pub use custom::{CustomToHost, Named};
+pub use custom::{CustomFromHost, CustomToHost, Named};
 pub use patches::{KindPatches, Patch, PatchReference};
 pub use policies::{
     Limits, NetworkPolicies, PeerRules, Policies, PublicEgress, Quota, ScopeSelector, WorkloadRules,
@@ -240,6 +240,10 @@ section!(
         config_maps: Imports = Imports::default(),
         /// Secrets, by name.
         secrets: Imports = Imports::default(),
+        /// Custom resources, by plural name and group, with a version after a
+        /// slash where it is not to be the one that the host stores; needs a
+        /// ClusterRole.
+        custom_resources: Named<CustomFromHost> = Named::new(),
     }
 );
 

@@ -309,7 +309,6 @@ pub const REFUSED: &[Refused] = &[
     refused("sync.fromHost.csiDrivers", NOT_YET),
     refused("sync.fromHost.csiNodes", NOT_YET),
     refused("sync.fromHost.csiStorageCapacities", NOT_YET),
-    refused("sync.fromHost.customResources", NOT_YET),
     refused("sync.fromHost.deviceClasses", NOT_YET),
     refused(
         "sync.fromHost.events.patches",

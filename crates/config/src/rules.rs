@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::custom::CustomName;
 use crate::mapping::{self, Mapping};
 use crate::model::{Config, custom};
 
@@ -43,6 +44,14 @@ fn rule(group: &'static str, resources: &[&'static str], verbs: &[&'static str])
         resources: resources.iter().map(|name| (*name).into()).collect(),
         resource_names: Vec::new(),
         verbs: verbs.to_vec(),
+    }
+}
+
+fn custom_rule(name: &CustomName, verbs: &[&'static str]) -> PolicyRule {
+    PolicyRule {
+        api_groups: vec![name.group.clone().into()],
+        resources: vec![name.plural.clone().into()],
+        ..rule("", &[], verbs)
     }
 }
 
@@ -92,11 +101,7 @@ pub fn host_rules(config: &Config) -> Vec<PolicyRule> {
         rules.push(rule("", &["serviceaccounts"], WRITE));
     }
     for (name, _) in custom::to_host(&to_host.custom_resources) {
-        rules.push(PolicyRule {
-            api_groups: vec![name.group.into()],
-            resources: vec![name.plural.into()],
-            ..rule("", &[], WRITE)
-        });
+        rules.push(custom_rule(&name, WRITE));
     }
     rules
 }
@@ -172,9 +177,16 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     if to_host.storage_classes.enabled {
         rules.push(rule("storage.k8s.io", &["storageclasses"], WRITE));
     }
+    let shown = custom::from_host(&from_host.custom_resources);
+    for (name, choice) in &shown {
+        if choice.scope == custom::CLUSTER {
+            rules.push(custom_rule(name, READ));
+        }
+    }
     let definitions: BTreeSet<String> = custom::to_host(&to_host.custom_resources)
         .into_iter()
         .map(|(name, _)| name.definition())
+        .chain(shown.iter().map(|(name, _)| name.definition()))
         .collect();
     if !definitions.is_empty() {
         rules.push(PolicyRule {
@@ -220,16 +232,51 @@ pub fn host_grants(config: &Config, host_namespace: &str) -> Vec<Grant> {
             resource_names: names.unwrap_or_default().into_iter().collect(),
             ..rule("", resources, READ)
         });
-        let namespace = Some(namespace);
-        match grants.iter_mut().find(|grant| grant.namespace == namespace) {
-            Some(grant) => grant.rules.extend(rules),
-            None => grants.push(Grant {
-                namespace,
-                rules: rules.collect(),
-            }),
+        grant(&mut grants, namespace, rules);
+    }
+    for (name, choice) in custom::from_host(&config.sync.from_host.custom_resources) {
+        if choice.scope != custom::NAMESPACED {
+            continue;
+        }
+        // In the own namespace as well, whose Role is for what flows there.
+        let mut places: BTreeMap<String, Names> = BTreeMap::new();
+        for mapping in mapping::custom_from_host(choice, host_namespace) {
+            let place = places.entry(mapping.from_namespace.clone());
+            add_names(place.or_insert_with(|| Some(BTreeSet::new())), &mapping);
+        }
+        for (namespace, names) in places {
+            let rule = PolicyRule {
+                resource_names: names.unwrap_or_default().into_iter().collect(),
+                ..custom_rule(&name, READ)
+            };
+            grant(&mut grants, namespace, [rule]);
         }
     }
     grants
+}
+
+/// Adds rules to those of a namespace.
+fn grant(grants: &mut Vec<Grant>, namespace: String, rules: impl IntoIterator<Item = PolicyRule>) {
+    let namespace = Some(namespace);
+    match grants.iter_mut().find(|grant| grant.namespace == namespace) {
+        Some(grant) => grant.rules.extend(rules),
+        None => grants.push(Grant {
+            namespace,
+            rules: rules.into_iter().collect(),
+        }),
+    }
+}
+
+/// Adds what a mapping reads.
+fn add_names(names: &mut Names, mapping: &Mapping) {
+    match &mapping.names {
+        Some((from, _)) => {
+            if let Some(names) = names {
+                names.insert(from.clone());
+            }
+        }
+        None => *names = None,
+    }
 }
 
 /// By namespace other than the own one: the secrets that are written there.
@@ -260,14 +307,7 @@ fn sources(
             .or_default()
             .entry(resources)
             .or_insert_with(|| Some(BTreeSet::new()));
-        match &mapping.names {
-            Some((from, _)) => {
-                if let Some(names) = names {
-                    names.insert(from.clone());
-                }
-            }
-            None => *names = None,
-        }
+        add_names(names, mapping);
     };
     for mapping in mapping::services_from_host(config, host_namespace) {
         add(&["services", "endpoints"], &mapping);
@@ -339,6 +379,37 @@ mod tests {
                 "resources": ["customresourcedefinitions"],
                 "resourceNames": ["boats.sea.example.com"], "verbs": READ}])
         );
+    }
+
+    #[test]
+    fn what_is_shown_of_custom_resources_is_read_where_it_lies() {
+        let yaml = "sync: {fromHost: {customResources: {seas.sea.example.com: {enabled: true, scope: Cluster}, \
+                    boats.sea.example.com: {enabled: true, scope: Namespaced, \
+                    mappings: {byName: {'/a': x/a, 'other/b': x/b, 'whole/*': 'y/*'}}}}}}";
+        let (config, _) = Config::from_yaml(&[("v", yaml)]).unwrap();
+        assert_eq!(host_rules(&config), host_rules(&Config::default()));
+        let grants = host_grants(&config, "demo");
+        let places: Vec<_> = grants.iter().map(|g| g.namespace.as_deref()).collect();
+        assert_eq!(places, [None, Some("demo"), Some("other"), Some("whole")]);
+        let group = serde_json::json!(["sea.example.com"]);
+        let boats = |names: &[&str]| {
+            let mut rule =
+                serde_json::json!({"apiGroups": group, "resources": ["boats"], "verbs": READ});
+            if !names.is_empty() {
+                rule["resourceNames"] = serde_json::json!(names);
+            }
+            serde_json::json!([rule])
+        };
+        let rules: Vec<_> = grants.iter().map(|g| serde_json::json!(g.rules)).collect();
+        assert_eq!(
+            rules[0][0],
+            serde_json::json!({"apiGroups": group, "resources": ["seas"], "verbs": READ})
+        );
+        assert_eq!(
+            rules[0][1]["resourceNames"],
+            serde_json::json!(["boats.sea.example.com", "seas.sea.example.com"])
+        );
+        assert_eq!(rules[1..], [boats(&["a"]), boats(&["b"]), boats(&[])]);
     }
 
     #[test]

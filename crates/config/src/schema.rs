@@ -210,6 +210,15 @@ mod tests {
                 true,
             ),
             (
+                "sync: {fromHost: {customResources: {a.b.c: {enabled: true, scope: Namespaced, \
+                 mappings: {byName: {a/b: c/d}}}, b.c.d: {enabled: false, scope: ''}}}}",
+                true,
+            ),
+            (
+                "sync: {fromHost: {customResources: {a.b.c: {enabled: false, mappings: {byNames: {}}}}}}",
+                false,
+            ),
+            (
                 "sync: {toHost: {pods: {patches: [{path: a, expression: value}]}, \
                  customResources: {a.b.c: {patches: [{path: a, labels: {}}]}}}}",
                 true,

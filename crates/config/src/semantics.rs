@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::custom::CustomName;
 use crate::load::Problem;
 use crate::mapping;
-use crate::model::custom::CLUSTER;
+use crate::model::custom::{self as model_custom, CLUSTER, NAMESPACED};
 use crate::model::{Config, Texts};
 use crate::patch::{self, Way};
 
@@ -55,6 +55,7 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
     together(config, &mut problem);
     exported(config, &mut problem);
     custom(config, &mut problem);
+    custom_from_host(config, &mut problem);
     patches(config, &mut problem);
     let from_host = &config.sync.from_host;
     for (kind, imports) in [
@@ -83,6 +84,42 @@ fn custom(config: &Config, problem: &mut impl FnMut(&str, String)) {
     }
 }
 
+fn custom_from_host(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let path = "sync.fromHost.customResources";
+    let from_host = &config.sync.from_host.custom_resources;
+    custom_names(path, from_host.keys(), problem);
+    for (name, choice) in from_host.iter().filter(|(_, choice)| choice.enabled) {
+        let here = format!("{path}[{name}]");
+        let mappings = &choice.mappings.by_name;
+        match choice.scope.as_str() {
+            CLUSTER if !mappings.is_empty() => {
+                let message = "what lies in no namespace is shown under its own names";
+                problem(&format!("{here}.mappings"), message.into());
+            }
+            NAMESPACED if mappings.is_empty() => {
+                let message = "expected which objects of the host are shown where";
+                problem(&format!("{here}.mappings.byName"), message.into());
+            }
+            CLUSTER | NAMESPACED => {}
+            _ => problem(
+                &format!("{here}.scope"),
+                "expected Cluster or Namespaced".into(),
+            ),
+        }
+        by_name(&format!("{here}.mappings.byName"), mappings, problem);
+    }
+    let versions = |name: &CustomName| (name.definition(), name.version.clone());
+    let others = model_custom::to_host(&config.sync.to_host.custom_resources);
+    for (name, _) in model_custom::from_host(from_host) {
+        let same = |(other, _): &(CustomName, _)| other.definition() == name.definition();
+        let other = others.iter().find(|other| same(other));
+        if other.is_some_and(|(other, _)| versions(other) != versions(&name)) {
+            let message = "a custom resource flows in one version only, both ways".into();
+            problem(&format!("{path}[{}]", name.definition()), message);
+        }
+    }
+}
+
 fn patches(config: &Config, problem: &mut impl FnMut(&str, String)) {
     let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
     for (key, _, patches) in to_host.patches() {
@@ -92,6 +129,10 @@ fn patches(config: &Config, problem: &mut impl FnMut(&str, String)) {
     for (name, choice) in &to_host.custom_resources {
         let place = format!("sync.toHost.customResources[{name}].patches");
         patch::check(config, &place, &choice.patches, Way::CustomToHost, problem);
+    }
+    for (name, choice) in &from_host.custom_resources {
+        let place = format!("sync.fromHost.customResources[{name}].patches");
+        patch::check(config, &place, &choice.patches, Way::ShownReverse, problem);
     }
     for (key, _, patches) in from_host.patches() {
         let place = format!("sync.fromHost.{key}.patches");
@@ -217,9 +258,11 @@ fn by_name(path: &str, mappings: &Texts, problem: &mut impl FnMut(&str, String))
             continue;
         }
         let all = from.is_empty() || from.ends_with("/*");
-        let target = mapping::pair(to).is_some_and(|(ns, name)| {
-            is_label(ns) && if all { name == "*" } else { is_subdomain(name) }
-        });
+        let bare = from.is_empty() && is_label(to);
+        let target = bare
+            || mapping::pair(to).is_some_and(|(ns, name)| {
+                is_label(ns) && if all { name == "*" } else { is_subdomain(name) }
+            });
         if !target && all {
             problem(&path, format!("expected namespace/*, found {to:?}"));
         } else if !target {

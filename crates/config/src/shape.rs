@@ -4,7 +4,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::model::{AdditionalSecret, Config, CustomToHost, Patch, ServiceMapping, Toggle};
+use crate::model::{
+    AdditionalSecret, Config, CustomFromHost, CustomToHost, Patch, ServiceMapping, Toggle,
+};
 use crate::refused;
 
 /// Parts of a pod or service spec that go to the host as they are: any keys.
@@ -58,6 +60,7 @@ const CHOICES: &[(&str, &[&str])] = &[
         "policies.podSecurityStandard",
         &["privileged", "baseline", "restricted"],
     ),
+    ("sync.fromHost.customResources[].scope", SCOPES),
     ("sync.toHost.customResources[].scope", SCOPES),
 ];
 
@@ -235,6 +238,7 @@ impl Shape {
 fn named(path: &str) -> Option<Value> {
     match path {
         "sync.toHost.customResources" => Some(serialised(&CustomToHost::default())),
+        "sync.fromHost.customResources" => Some(serialised(&CustomFromHost::default())),
         _ => None,
     }
 }

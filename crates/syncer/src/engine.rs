@@ -194,7 +194,7 @@ async fn start(
         references: Mutex::default(),
         tokens: sync::tokens::Tokens::default(),
         sources,
-        customs: sync::custom::Customs::new(&config.config),
+        customs: sync::custom::Customs::new(&config.config, &config.host_namespace),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use coracle_config::{CustomName, marks};
 use coracle_machinery::object;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::json::{copy_key, list, same, set, text};
 use crate::mapped::shown_as;
@@ -11,6 +11,9 @@ use crate::names::{Translator, VirtualName};
 
 /// The approval without which no definition may lie in a group of Kubernetes'.
 const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// The history of an object elsewhere.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Fields of an object that are not its content.
 const FRAME: &[&str] = &["apiVersion", "kind", "metadata", "status"];
@@ -156,6 +159,42 @@ impl Translator {
             copy_key(desired, &mut updated, field);
         }
         Some(updated)
+    }
+
+    /// A custom object of the host as it is shown inside under a name.
+    pub fn custom_shown(&self, kind: &CustomKind, name: &VirtualName, host: &Value) -> Value {
+        let texts = |field: &str| -> Map<String, Value> {
+            object::string_map(host, &format!("/metadata/{field}"))
+                .filter(|(key, _)| !marks::is_mark(key) && *key != LAST_APPLIED)
+                .map(|(key, value)| (key.to_owned(), value.into()))
+                .collect()
+        };
+        let (mut labels, mut annotations) = (texts("labels"), texts("annotations"));
+        labels.insert(marks::IMPORTED.into(), "host".into());
+        annotations.insert(marks::SHOWN_AS.into(), shown_as(name).into());
+        let mut inside = json!({
+            "apiVersion": kind.api_version, "kind": kind.kind,
+            "metadata": {"name": name.name, "labels": labels, "annotations": annotations},
+        });
+        if !name.namespace.is_empty() {
+            inside["metadata"]["namespace"] = name.namespace.as_str().into();
+        }
+        for field in content(host).chain(["status"]) {
+            copy_key(host, &mut inside, field);
+        }
+        applied(inside, Value::clone)
+    }
+
+    /// The object inside, brought up to date but for its status, or `None` if it
+    /// is.
+    pub fn custom_shown_update(&self, inside: &Value, shown: &Value) -> Option<Value> {
+        let mut updated = inside.clone();
+        merge_metadata(&mut updated, shown);
+        let fields: Vec<&str> = content(inside).chain(content(shown)).collect();
+        for field in fields {
+            copy_key(shown, &mut updated, field);
+        }
+        (updated != *inside).then_some(updated)
     }
 
     /// The status that a custom object inside is to get, or `None` if it has it.

@@ -8,7 +8,7 @@ use coracle_translate::VirtualName;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::delete_inside;
+use super::{custom, delete_inside};
 use crate::api::{ApiError, Narrow};
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -72,6 +72,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Removes what an earlier configuration showed inside and this one does not.
 pub(crate) async fn sweep(syncer: Arc<Syncer>, stop: CancellationToken) {
+    while let Err(error) = custom::remove_unshown(&syncer).await {
+        debug!(%error, "cannot remove what is no longer shown");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
     for kind in CLASSES {
         if Kind::imported(&syncer.translator.config).contains(kind) {
             continue;

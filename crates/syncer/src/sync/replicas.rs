@@ -64,8 +64,16 @@ pub(crate) async fn create_inside(
     kind: Kind,
     wanted: &Value,
 ) -> Result<(), ApiError> {
+    ensure_namespace(syncer, object::namespace(wanted)).await?;
+    match syncer.inside.cluster.create(kind.resource(), wanted).await {
+        Err(error) if !error.is_already_exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a namespace inside unless it is there.
+pub(crate) async fn ensure_namespace(syncer: &Syncer, namespace: &str) -> Result<(), ApiError> {
     let cluster = &syncer.inside.cluster;
-    let namespace = object::namespace(wanted);
     let place = VirtualName::new("", namespace);
     if syncer.inside.get(Kind::Namespace, &place).is_none() {
         let object = json!({
@@ -76,10 +84,7 @@ pub(crate) async fn create_inside(
             _ => {}
         }
     }
-    match cluster.create(kind.resource(), wanted).await {
-        Err(error) if !error.is_already_exists() => Err(error),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Removes what was written for the service: nobody else would.

@@ -340,3 +340,98 @@ async fn patches_of_built_in_kinds() {
         .until(&seen, "the old value", |o| o["data"]["k"] == "w?")
         .await;
 }
+
+const SHOWN: &str = "sync: {fromHost: {customResources: {boats.sea.example.com: {enabled: true, scope: Namespaced, \
+    mappings: {byName: {'default/a': 'port/b', 'other/*': 'default/*'}}, \
+    patches: [{path: spec.hull, reverseExpression: \"value + '!'\"}]}}}}";
+const OF_HOST: &str = "/apis/sea.example.com/v1/namespaces/default/boats";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_the_host_are_shown_by_name() {
+    let mut world = world(SHOWN).await;
+    world.host.create(OF_HOST, boat("a", "hide")).await;
+    let seen = "/apis/sea.example.com/v1/namespaces/port/boats/b";
+    assert_eq!(world.inside.appears(seen).await["spec"]["hull"], "hide!");
+    let status = json!({"status": {"afloat": true}});
+    world
+        .host
+        .patch(&format!("{OF_HOST}/a/status"), status)
+        .await;
+    let back = |o: &Value| o["status"]["afloat"] == true;
+    world.inside.until(seen, "no status", back).await;
+
+    // What is changed inside is put right, and what is removed comes again.
+    world
+        .inside
+        .patch(seen, json!({"spec": {"hull": "steel"}}))
+        .await;
+    let right = |o: &Value| o["spec"]["hull"] == "hide!";
+    world.inside.until(seen, "changed", right).await;
+    world
+        .host
+        .patch(&format!("{OF_HOST}/a"), json!({"spec": {"hull": "willow"}}))
+        .await;
+    let follows = |o: &Value| o["spec"]["hull"] == "willow!";
+    world.inside.until(seen, "the old hull", follows).await;
+    let first = object::uid(&world.inside.appears(seen).await).to_owned();
+    world.inside.delete(seen, None).await;
+    world
+        .inside
+        .until(seen, "not again", |o| object::uid(o) != first)
+        .await;
+
+    // The tenant's own stays; what is of a virtual cluster is not shown.
+    world.inside.create(INSIDE, boat("own", "hide")).await;
+    world
+        .host
+        .create("/api/v1/namespaces", json!({"metadata": {"name": "other"}}))
+        .await;
+    let other = "/apis/sea.example.com/v1/namespaces/other/boats";
+    let mut foreign = boat("foreign", "hide");
+    foreign["metadata"]["labels"]["coracle.dev/managed-by"] = "x".into();
+    world.host.create(other, foreign).await;
+    world.host.create(other, boat("own", "steel")).await;
+    warned(&world, "own", "this one is left alone").await;
+    world.host.create(other, boat("last", "hide")).await;
+    world.inside.appears(&format!("{INSIDE}/last")).await;
+    assert!(
+        world
+            .inside
+            .get(&format!("{INSIDE}/foreign"))
+            .await
+            .is_none()
+    );
+
+    world.host.delete(&format!("{OF_HOST}/a"), None).await;
+    world.inside.disappears(seen).await;
+
+    // What is no longer shown goes, the definition stays.
+    world.stop().await;
+    world.config = Config::default();
+    world.start(world.host.client()).await;
+    world.inside.disappears(&format!("{INSIDE}/last")).await;
+    assert_eq!(
+        world.inside.appears(&format!("{INSIDE}/own")).await["spec"]["hull"],
+        "hide"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_no_namespace_are_all_shown() {
+    let mut world = World::new().await;
+    world.host.create(DEFINITIONS, definition("Cluster")).await;
+    let values = "sync: {fromHost: {customResources: {boats.sea.example.com: {enabled: true, scope: Cluster}}}}";
+    world.config = Config::from_yaml(&[("values", values)]).unwrap().0;
+    let boats = "/apis/sea.example.com/v1/boats";
+    world.host.appears(boats).await;
+    world.host.create(boats, boat("a", "hide")).await;
+    world.start(world.host.client()).await;
+    let seen = world.inside.appears(&format!("{boats}/a")).await;
+    assert_eq!(seen["spec"]["hull"], "hide");
+    world.stop().await;
+    world.host.delete(&format!("{boats}/a"), None).await;
+    world.host.create(boats, boat("b", "hide")).await;
+    world.start(world.host.client()).await;
+    world.inside.appears(&format!("{boats}/b")).await;
+    world.inside.disappears(&format!("{boats}/a")).await;
+}

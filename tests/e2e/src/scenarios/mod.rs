@@ -3,6 +3,7 @@
 mod balancer;
 mod choices;
 mod custom;
+mod custom_resources;
 mod faults;
 mod helm;
 mod ingress;
@@ -41,6 +42,7 @@ pub const ALL: &[Scenario] = &[
     ("isolation", isolation::neighbours),
     ("tenant", tenant::owner_of_one_namespace),
     ("custom", custom::resources),
+    ("custom-resources", custom_resources::both_ways),
     ("input", input::wrong_input),
     ("kubeconfig", kubeconfig::entries_and_commands),
     ("removal", removal::deletes_cut_short),

@@ -132,8 +132,8 @@ async fn look(syncer: &Syncer, custom: &Custom) -> Result<Look, ApiError> {
     let Some(kind) = CustomKind::of(&host, &custom.name) else {
         return waits("the host does not serve it in that version");
     };
-    if !kind.namespaced {
-        return waits("its objects lie in no namespace");
+    if kind.namespaced != custom.namespaced {
+        return waits("its objects are of another scope than the values say");
     }
     let cluster = &syncer.inside.cluster;
     let wanted = definition_inside(&host, &kind);

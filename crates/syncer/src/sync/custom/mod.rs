@@ -5,13 +5,15 @@
 
 mod definition;
 mod objects;
+mod shown;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use coracle_config::mapping::{self, Mapping};
 use coracle_config::model::custom;
-use coracle_config::{Config, CustomName};
+use coracle_config::{Config, CustomName, marks};
 use coracle_machinery::object;
 use coracle_translate::{CustomKind, Patches, Translator, VirtualName};
 use serde_json::Value;
@@ -19,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::shown::remove_unshown;
 use crate::api::{ApiError, Narrow, Resource};
 use crate::cache::{Cache, Change, Kept, Watched};
 use crate::engine::Syncer;
@@ -29,17 +32,23 @@ use crate::queue::{Of, Outcome};
 pub(crate) enum Key {
     /// Objects that flow to the host.
     ToHost(usize),
+    /// Objects of the host that are shown inside, by their names there.
+    FromHost(usize),
 }
 
 /// All of them.
 pub(crate) struct Customs {
     to_host: Vec<Custom>,
+    from_host: Vec<Custom>,
 }
 
 /// One custom resource.
 struct Custom {
     name: CustomName,
+    namespaced: bool,
     patches: Patches,
+    /// What is shown of it; none where it flows to the host.
+    mappings: Vec<Mapping>,
     definitions: Definitions,
     served: RwLock<Option<Arc<Served>>>,
 }
@@ -55,8 +64,9 @@ struct Definitions {
 struct Served {
     flow: Flow,
     inside: Cache,
-    host: Cache,
-    /// Both caches are complete: what is missing is absent.
+    /// Of the host namespace, or by mapping.
+    host: Vec<Cache>,
+    /// All caches are complete: what is missing is absent.
     ready: AtomicBool,
     /// Objects whose host object went while they were there: their UIDs. Never
     /// more than there are objects inside.
@@ -82,26 +92,33 @@ fn resource(kind: &CustomKind) -> Resource<'_> {
 }
 
 impl Customs {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, host_namespace: &str) -> Self {
         let to_host = custom::to_host(&config.sync.to_host.custom_resources);
-        let to_host = to_host.into_iter().map(|(name, choice)| Custom {
-            name,
-            patches: Patches::to_host(&choice.patches),
-            definitions: Definitions {
-                inside: Cache::new(),
-                host: Cache::new(),
-                changed: Notify::new(),
-            },
-            served: RwLock::default(),
+        let to_host = to_host
+            .into_iter()
+            .map(|(name, choice)| Custom::new(name, Patches::to_host(&choice.patches)));
+        let from_host = custom::from_host(&config.sync.from_host.custom_resources);
+        let from_host = from_host.into_iter().map(|(name, choice)| Custom {
+            namespaced: choice.scope == custom::NAMESPACED,
+            mappings: mapping::custom_from_host(choice, host_namespace),
+            ..Custom::new(name, Patches::from_host(&choice.patches))
         });
         Self {
             to_host: to_host.collect(),
+            from_host: from_host.collect(),
         }
     }
 
     fn get(&self, key: Key) -> &Custom {
-        let Key::ToHost(index) = key;
-        &self.to_host[index]
+        match key {
+            Key::ToHost(index) => &self.to_host[index],
+            Key::FromHost(index) => &self.from_host[index],
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Key> + use<> {
+        let to_host = (0..self.to_host.len()).map(Key::ToHost);
+        to_host.chain((0..self.from_host.len()).map(Key::FromHost))
     }
 
     /// True while it is not known which ConfigMaps and Secrets custom objects
@@ -120,6 +137,22 @@ impl Customs {
 }
 
 impl Custom {
+    /// One that flows to the host.
+    fn new(name: CustomName, patches: Patches) -> Self {
+        Self {
+            name,
+            namespaced: true,
+            patches,
+            mappings: Vec::new(),
+            definitions: Definitions {
+                inside: Cache::new(),
+                host: Cache::new(),
+                changed: Notify::new(),
+            },
+            served: RwLock::default(),
+        }
+    }
+
     fn served(&self) -> Option<Arc<Served>> {
         let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
         served.clone()
@@ -131,11 +164,11 @@ impl Custom {
 }
 
 impl Served {
-    fn new(flow: Flow) -> Self {
+    fn new(flow: Flow, sources: usize) -> Self {
         Self {
             flow,
             inside: Cache::new(),
-            host: Cache::new(),
+            host: std::iter::repeat_with(Cache::new).take(sources).collect(),
             ready: AtomicBool::new(false),
             deleted: Mutex::default(),
         }
@@ -159,14 +192,14 @@ impl Served {
     fn host_object(&self, t: &Translator, name: &VirtualName) -> Option<Arc<Value>> {
         let kind = &self.flow.kind.kind;
         let place = VirtualName::new(t.host_namespace.as_str(), t.host_name(kind, name));
-        let object = self.host.get(&place)?;
+        let object = self.host.first()?.get(&place)?;
         (t.ours(kind, &object).as_ref() == Some(name)).then_some(object)
     }
 
     /// Remembers that the host object went, if that of the object that is
     /// there inside.
     fn note_deletion(&self, name: &VirtualName, host: &Value) {
-        let uid = object::annotation(host, coracle_config::marks::OBJECT_UID).unwrap_or_default();
+        let uid = object::annotation(host, marks::OBJECT_UID).unwrap_or_default();
         if self
             .inside
             .get(name)
@@ -187,8 +220,7 @@ impl Served {
 
 /// Starts what follows the definitions.
 pub(crate) fn spawn(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
-    for index in 0..syncer.customs.to_host.len() {
-        let key = Key::ToHost(index);
+    for key in syncer.customs.keys() {
         tasks.spawn(definition::follow(syncer.clone(), key, stop.clone()));
     }
 }
@@ -201,9 +233,10 @@ fn start(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
-    let served = Arc::new(Served::new(flow));
+    let custom = syncer.customs.get(key);
+    let served = Arc::new(Served::new(flow, custom.mappings.len().max(1)));
     syncer.forget_references(Of::Custom(key));
-    syncer.customs.get(key).set_served(Some(served.clone()));
+    custom.set_served(Some(served.clone()));
     let watching = (syncer.clone(), served.clone(), stop.clone());
     tasks.spawn(async move {
         let (syncer, served, stop) = watching;
@@ -221,55 +254,89 @@ fn start(
             syncer.queue.push(Of::Custom(key), name);
         };
         let cluster = syncer.inside.cluster.clone();
+        let labels = match key {
+            Key::ToHost(_) => String::new(),
+            Key::FromHost(_) => format!("{}=host", marks::IMPORTED),
+        };
+        let narrow = Narrow {
+            labels,
+            ..Narrow::default()
+        };
         served
             .inside
-            .run(served.watched(), cluster, Narrow::default(), stop, tell)
+            .run(served.watched(), cluster, narrow, stop, tell)
             .await;
     });
-    let watching = (syncer.clone(), served.clone(), stop.clone());
-    tasks.spawn(async move {
-        let (syncer, served, stop) = watching;
-        let tell = |change: Change| {
-            let Some(object) = change.object() else {
-                return;
-            };
-            let kind = &served.flow.kind.kind;
-            if let Some(name) = syncer.translator.ours(kind, object) {
-                if change.new.is_none() {
+    for index in 0..served.host.len() {
+        let watching = (syncer.clone(), served.clone(), stop.clone());
+        tasks.spawn(async move {
+            let (syncer, served, stop) = watching;
+            let custom = syncer.customs.get(key);
+            let mapping = custom.mappings.get(index);
+            let tell = |change: Change| {
+                let Some(object) = change.object() else {
+                    return;
+                };
+                let Some(name) = name_inside(&syncer, &served, mapping, object) else {
+                    return;
+                };
+                if mapping.is_none() && change.new.is_none() {
                     served.note_deletion(&name, object);
                 }
                 syncer.queue.push(Of::Custom(key), name);
-            }
-        };
-        let cluster = syncer.host.cluster.clone();
-        served
-            .host
-            .run(served.watched(), cluster, syncer.ours_only(), stop, tell)
-            .await;
-    });
+            };
+            let narrow = mapping.map_or_else(|| syncer.ours_only(), shown::narrow);
+            let cluster = syncer.host.cluster.clone();
+            served.host[index]
+                .run(served.watched(), cluster, narrow, stop, tell)
+                .await;
+        });
+    }
     let (syncer, stop) = (syncer.clone(), stop.clone());
     tasks.spawn(async move {
         let both = async {
             served.inside.synced().await;
-            served.host.synced().await;
+            for cache in &served.host {
+                cache.synced().await;
+            }
         };
         tokio::select! {
             () = stop.cancelled() => return,
             () = both => {}
         }
         served.ready.store(true, Ordering::Release);
-        let kind = &served.flow.kind.kind;
-        let of_host = served.host.select(|_, _| true);
-        let of_host = of_host
-            .iter()
-            .filter_map(|o| syncer.translator.ours(kind, o));
-        for name in served.inside.names().into_iter().chain(of_host) {
+        for name in served.inside.names() {
             syncer.queue.push(Of::Custom(key), name);
         }
-        if syncer.customs.get(key).patches.refer() {
+        let custom = syncer.customs.get(key);
+        for (index, cache) in served.host.iter().enumerate() {
+            for object in cache.select(|_, _| true) {
+                let mapping = custom.mappings.get(index);
+                if let Some(name) = name_inside(&syncer, &served, mapping, &object) {
+                    syncer.queue.push(Of::Custom(key), name);
+                }
+            }
+        }
+        if custom.patches.refer() {
             syncer.push_data();
         }
     });
+}
+
+/// The object inside that a host object belongs to.
+fn name_inside(
+    syncer: &Syncer,
+    served: &Served,
+    mapping: Option<&Mapping>,
+    host: &Value,
+) -> Option<VirtualName> {
+    match mapping {
+        None => syncer.translator.ours(&served.flow.kind.kind, host),
+        Some(mapping) => {
+            let name = mapping.forth(object::name(host))?;
+            Some(VirtualName::new(mapping.to_namespace.as_str(), name))
+        }
+    }
 }
 
 pub(crate) async fn reconcile(
@@ -283,7 +350,10 @@ pub(crate) async fn reconcile(
     };
     // All are looked at once it is.
     if served.is_ready() {
-        objects::reconcile(syncer, custom, &served, name).await?;
+        match key {
+            Key::ToHost(_) => objects::reconcile(syncer, custom, &served, name).await?,
+            Key::FromHost(_) => shown::reconcile(syncer, custom, &served, name).await?,
+        }
     }
     Ok(Outcome::Done)
 }
