@@ -92,6 +92,7 @@ pub fn run_tidy() -> Result {
     for file in files {
         check_file(&file, &mut problems)?;
     }
+    check_named_tests(&mut problems)?;
     if problems.is_empty() {
         return Ok(());
     }
@@ -161,6 +162,23 @@ fn check_file(file: &Path, problems: &mut Vec<String>) -> Result {
             if line.contains(pattern) && !line.trim_start().starts_with("//") {
                 problems.push(format!("{name}:{}: {pattern} ({why})", number + 1));
             }
+        }
+    }
+    Ok(())
+}
+
+/// The page that names a test for each of its claims, as `FILE.rs::FUNCTION`.
+const ISOLATION: &str = "docs/isolation.md";
+
+fn check_named_tests(problems: &mut Vec<String>) -> Result {
+    let page = read(&root().join(ISOLATION))?;
+    for named in page.split('`').skip(1).step_by(2) {
+        let Some((file, function)) = named.split_once(".rs::") else {
+            continue;
+        };
+        let source = fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
+        if !source.contains(&format!("fn {function}(")) {
+            problems.push(format!("{ISOLATION}: there is no test {named}"));
         }
     }
     Ok(())

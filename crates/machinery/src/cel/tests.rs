@@ -297,6 +297,7 @@ fn nothing_grows_without_bound() {
     assert_eq!(evaluate(doubling), Ok(json!(24)));
     let huge = "lists.range(900).map(x, lists.range(900).map(y, 'aaaaaaaaaaaaaaaaaaaaaaaaaa').join('')).join('').size()";
     assert!(evaluate(huge).is_err());
+    assert!(evaluate("'a'.matches('((a{900}){900}){900}')").is_err());
 }
 
 #[test]

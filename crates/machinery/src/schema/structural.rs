@@ -384,6 +384,11 @@ mod tests {
                 "~pattern: Invalid value: \"(\": must be a valid regular expression",
             ),
             (
+                // A pattern that would take gigabytes.
+                json!({"type": "string", "pattern": "((a{900}){900}){900}"}),
+                "~pattern: Invalid value: \"((a{900}){900}){900}\": must be a valid regular expression",
+            ),
+            (
                 json!({"type": "object", "allOf": [{"properties": {"x": {}}}]}),
                 "~properties[x]: Required value: because it is defined in ~allOf[0].properties[x]",
             ),

@@ -6,6 +6,7 @@ mod custom;
 mod custom_resources;
 mod faults;
 mod helm;
+mod hostile;
 mod ingress;
 mod input;
 mod inside;
@@ -40,6 +41,7 @@ pub const ALL: &[Scenario] = &[
     ("kubectl-objects", kubectl_objects::objects),
     ("helm", helm::release),
     ("isolation", isolation::neighbours),
+    ("hostile", hostile::attempts),
     ("tenant", tenant::owner_of_one_namespace),
     ("custom", custom::resources),
     ("custom-resources", custom_resources::both_ways),
