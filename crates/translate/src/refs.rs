@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::data::DataKind;
 use crate::env::containers;
+use crate::ingress::{names_secret, secret_reference};
 use crate::json::{list, text};
 
 /// A ConfigMap or Secret that something refers to, in its own namespace.
@@ -42,6 +43,18 @@ pub fn references(virtual_object: &Value) -> BTreeSet<Reference> {
     };
     for tls in object::items(virtual_object, "/spec/tls") {
         found.add(DataKind::Secret, text(tls, "secretName"));
+    }
+    if object::text(virtual_object, "/kind") == "Ingress" {
+        let annotations = object::string_map(virtual_object, "/metadata/annotations");
+        for (_, value) in annotations.filter(|(key, _)| names_secret(key)) {
+            if let Some((namespace, name)) = secret_reference(found.namespace, value) {
+                found.references.insert(Reference {
+                    kind: DataKind::Secret,
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                });
+            }
+        }
     }
     let Some(spec) = virtual_object.get("spec") else {
         return found.references;
