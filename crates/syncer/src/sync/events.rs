@@ -91,24 +91,36 @@ async fn follow(syncer: &Syncer) -> Result<(), ApiError> {
 
 async fn tell(syncer: &Syncer, event: &Value) -> Result<(), ApiError> {
     let involved = object::text(event, "/involvedObject/kind");
-    let Some((name_of_kind, kind)) = TOLD.iter().find(|(name, _)| *name == involved) else {
-        return Ok(());
-    };
     let place = VirtualName::new(
         syncer.translator.host_namespace.as_str(),
         object::text(event, "/involvedObject/name"),
     );
-    let Some(host) = syncer.host.get(*kind, &place) else {
-        return Ok(());
+    let pair = match TOLD.iter().find(|(name, _)| *name == involved) {
+        Some((name, kind)) => pair(syncer, name, *kind, &place),
+        None => {
+            let api_version = object::text(event, "/involvedObject/apiVersion");
+            let t = &syncer.translator;
+            syncer.customs.pair(t, api_version, involved, &place)
+        }
     };
-    let Some(name) = syncer.translator.ours(name_of_kind, &host) else {
-        return Ok(());
-    };
-    let Some(inside) = syncer.inside.get(*kind, &name) else {
+    let Some((host, inside)) = pair else {
         return Ok(());
     };
     let told = syncer.translator.event_to_virtual(event, &host, &inside);
     put(syncer, &told).await
+}
+
+/// The host object at a place and that which it stands for, if it is ours.
+fn pair(
+    syncer: &Syncer,
+    name_of_kind: &str,
+    kind: Kind,
+    place: &VirtualName,
+) -> Option<(Arc<Value>, Arc<Value>)> {
+    let host = syncer.host.get(kind, place)?;
+    let name = syncer.translator.ours(name_of_kind, &host)?;
+    let inside = syncer.inside.get(kind, &name)?;
+    Some((host, inside))
 }
 
 /// Creates the event, or brings an earlier one up to date.

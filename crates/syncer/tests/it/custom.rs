@@ -97,6 +97,16 @@ async fn an_object_goes_to_the_host_and_its_status_comes_back() {
         .inside
         .until(&format!("{INSIDE}/a"), "no status", back)
         .await;
+    let event = json!({
+        "metadata": {"name": "e", "namespace": "demo"}, "type": "Warning", "reason": "Leak",
+        "message": "a-x-default-x-vc leaks",
+        "involvedObject": {"apiVersion": "sea.example.com/v1", "kind": "Boat", "namespace": "demo",
+            "name": "a-x-default-x-vc", "uid": object::uid(&host)},
+    });
+    let events = "/api/v1/namespaces/demo/events";
+    world.host.create(events, event).await;
+    warned(&world, "a", "a leaks").await;
+
     let status = json!({"status": {"afloat": false, "at": null}});
     world
         .host

@@ -130,6 +130,27 @@ impl Customs {
             .any(|custom| custom.patches.refer() && open(custom))
     }
 
+    /// The host object of that kind at a place, and that which it stands for, if
+    /// it flows.
+    pub(crate) fn pair(
+        &self,
+        t: &Translator,
+        api_version: &str,
+        kind: &str,
+        place: &VirtualName,
+    ) -> Option<(Arc<Value>, Arc<Value>)> {
+        self.to_host.iter().find_map(|custom| {
+            let served = custom.served()?;
+            let flows = &served.flow.kind;
+            if flows.api_version != api_version || flows.kind != kind {
+                return None;
+            }
+            let host = served.host.first()?.get(place)?;
+            let inside = served.inside.get(&t.ours(kind, &host)?)?;
+            Some((host, inside))
+        })
+    }
+
     /// The object inside.
     pub(crate) fn inside(&self, key: Key, name: &VirtualName) -> Option<Arc<Value>> {
         self.get(key).served()?.inside.get(name)
