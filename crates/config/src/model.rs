@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use coracle_machinery::selector::{LabelSelector, SelectorError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -200,16 +201,6 @@ impl Synced {
 }
 
 section!(
-    /// A kind that flows, does not, or goes along with something else.
-    Automatic {
-        /// Which of these.
-        enabled: Toggle = Toggle::Auto,
-        /// What becomes of single fields.
-        patches: Vec<Patch> = Vec::new(),
-    }
-);
-
-section!(
     /// A kind of which only referenced objects flow.
     Referenced {
         /// Whether it flows at all.
@@ -229,13 +220,13 @@ section!(
         /// Nodes as they are, in place of one made up per host node in use.
         nodes: Nodes = Nodes::default(),
         /// Ingress classes.
-        ingress_classes: Synced = Synced::off(),
+        ingress_classes: Classes = Classes::default(),
         /// Storage classes; `auto` is with a virtual scheduler.
-        storage_classes: Automatic = Automatic::default(),
+        storage_classes: AutomaticClasses = AutomaticClasses::default(),
         /// Runtime classes.
-        runtime_classes: Synced = Synced::off(),
+        runtime_classes: Classes = Classes::default(),
         /// Priority classes; pods keep theirs on the host then.
-        priority_classes: Synced = Synced::off(),
+        priority_classes: Classes = Classes::default(),
         /// ConfigMaps, by name.
         config_maps: Imports = Imports::default(),
         /// Secrets, by name.
@@ -246,6 +237,53 @@ section!(
         custom_resources: Named<CustomFromHost> = Named::new(),
     }
 );
+
+section!(
+    /// Classes of the host that are shown or not.
+    Classes {
+        /// Whether they are.
+        enabled: bool = false,
+        /// Which; what uses another one is not synced.
+        selector: Selector = Selector::default(),
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
+    }
+);
+
+section!(
+    /// Classes of the host that are shown, not, or along with something else.
+    AutomaticClasses {
+        /// Which of these.
+        enabled: Toggle = Toggle::Auto,
+        /// Which; what uses another one is not synced.
+        selector: Selector = Selector::default(),
+        /// What becomes of single fields.
+        patches: Vec<Patch> = Vec::new(),
+    }
+);
+
+section!(
+    /// Objects by their labels; all if nothing is asked for.
+    Selector {
+        /// Labels that they have.
+        match_labels: Texts = Texts::new(),
+        /// Further conditions, as in Kubernetes: `key`, `operator` and `values`.
+        match_expressions: Vec<Value> = Vec::new(),
+    }
+);
+
+impl Selector {
+    /// As Kubernetes has it.
+    ///
+    /// # Errors
+    /// If a key, a value or an operator is none.
+    pub fn parsed(&self) -> Result<LabelSelector, SelectorError> {
+        LabelSelector::from_value(&serde_json::json!({
+            "matchLabels": self.match_labels,
+            "matchExpressions": self.match_expressions,
+        }))
+    }
+}
 
 section!(
     /// A kind of which some objects of the host are shown, by name.

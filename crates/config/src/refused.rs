@@ -316,14 +316,10 @@ pub const REFUSED: &[Refused] = &[
     ),
     refused("sync.fromHost.gatewayClasses", NOT_YET),
     refused("sync.fromHost.gateways", NOT_YET),
-    refused("sync.fromHost.ingressClasses.selector", NOT_YET),
     refused(
         "sync.fromHost.nodes.patches",
         "nodes are shown as sync.fromHost.nodes says, or made up",
     ),
-    refused("sync.fromHost.priorityClasses.selector", NOT_YET),
-    refused("sync.fromHost.runtimeClasses.selector", NOT_YET),
-    refused("sync.fromHost.storageClasses.selector", NOT_YET),
     refused("sync.fromHost.volumeSnapshotClasses", NOT_YET),
     refused(
         "sync.generic",

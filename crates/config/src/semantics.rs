@@ -52,6 +52,8 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
         range(format!("{path}.except[{at}]"), text);
     }
     services(config, &mut problem);
+    selectors(config, &mut problem);
+    selectors(config, &mut problem);
     together(config, &mut problem);
     exported(config, &mut problem);
     custom(config, &mut problem);
@@ -181,6 +183,21 @@ fn exported(config: &Config, problem: &mut impl FnMut(&str, String)) {
                 secret.namespace
             );
             problem(&format!("{path}.namespace"), message);
+        }
+    }
+}
+
+/// Selectors of classes.
+fn selectors(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let from_host = &config.sync.from_host;
+    for (kind, selector) in [
+        ("ingressClasses", &from_host.ingress_classes.selector),
+        ("priorityClasses", &from_host.priority_classes.selector),
+        ("runtimeClasses", &from_host.runtime_classes.selector),
+        ("storageClasses", &from_host.storage_classes.selector),
+    ] {
+        if let Err(error) = selector.parsed() {
+            problem(&format!("sync.fromHost.{kind}.selector"), error.to_string());
         }
     }
 }

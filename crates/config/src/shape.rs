@@ -33,6 +33,10 @@ const FREE_ITEMS: &[&str] = &[
     "policies.networkPolicy.workload.egress",
     "policies.networkPolicy.workload.ingress",
     "policies.resourceQuota.scopeSelector.matchExpressions",
+    "sync.fromHost.ingressClasses.selector.matchExpressions",
+    "sync.fromHost.priorityClasses.selector.matchExpressions",
+    "sync.fromHost.runtimeClasses.selector.matchExpressions",
+    "sync.fromHost.storageClasses.selector.matchExpressions",
 ];
 
 /// Texts under any keys, some of which are there by default.

@@ -151,14 +151,26 @@ impl Narrow {
     fn query(&self) -> String {
         let mut query = String::new();
         if !self.labels.is_empty() {
-            let encoded = self.labels.replace('/', "%2F").replace('=', "%3D");
-            query.push_str(&format!("&labelSelector={encoded}"));
+            query.push_str(&format!("&labelSelector={}", encoded(&self.labels)));
         }
         if !self.name.is_empty() {
             query.push_str(&format!("&fieldSelector=metadata.name%3D{}", self.name));
         }
         query
     }
+}
+
+/// A text as the value of a query's parameter.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 /// How to delete.

@@ -229,6 +229,13 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
                         labels: format!("{}=host", marks::IMPORTED),
                         ..Narrow::default()
                     }
+                } else if !inside
+                    && let Some(chosen) = sync::selection::selector(&syncer.translator.config, kind)
+                {
+                    Narrow {
+                        labels: chosen.to_string(),
+                        ..Narrow::default()
+                    }
                 } else if !inside && syncer.flows_as_class(kind) {
                     Narrow {
                         labels: syncer.translator.class_selector(),
@@ -432,7 +439,7 @@ impl Syncer {
                     && change.new.is_some()
                     && labels(&change.old) != labels(&change.new)
                 {
-                    self.push_all(Kind::Pod, &name.name);
+                    self.push_all(Kind::Pod, Some(&name.name));
                 }
                 return;
             }
@@ -493,6 +500,12 @@ impl Syncer {
         }
         if kind.is_cluster_scoped() {
             self.queue.push(kind, VirtualName::of(object));
+            let came_or_went = change.old.is_none() || change.new.is_none();
+            if came_or_went && sync::selection::selector(&self.translator.config, kind).is_some() {
+                for user in sync::selection::users(kind) {
+                    self.push_all(*user, None);
+                }
+            }
             return;
         }
         if kind == Kind::Secret
@@ -544,10 +557,11 @@ impl Syncer {
         }
     }
 
-    fn push_all(&self, kind: Kind, namespace: &str) {
+    /// Has all objects of a kind looked at, or those of one namespace.
+    fn push_all(&self, kind: Kind, namespace: Option<&str>) {
         if let Some(cache) = self.inside.cache(kind) {
             for name in cache.names() {
-                if name.namespace == namespace {
+                if namespace.is_none_or(|namespace| name.namespace == namespace) {
                     self.queue.push(kind, name);
                 }
             }

@@ -28,6 +28,20 @@ pub fn log_file(log_dir: &Path, pod: &Pod, container: &ContainerView) -> Option<
     Some(log_dir.join(log_directory_name(pod)).join(relative))
 }
 
+/// The directories of pods that are not known, with the uids in their names.
+/// Blocking, but short: one directory is read.
+pub fn of_others(log_dir: &Path, is_known: impl Fn(&str) -> bool) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(log_dir).into_iter().flatten().flatten();
+    let others = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // Namespace, name and uid: neither of them has such a line in it.
+        let (_, uid) = name.rsplit_once('_')?;
+        (!is_known(uid)).then(|| (uid.to_owned(), entry.path()))
+    });
+    others.collect()
+}
+
 /// What a container that ended left as its termination message.
 pub async fn last_words(pod: &Pod, container: &ContainerView) -> String {
     let status = &container.status;
@@ -194,6 +208,17 @@ mod tests {
             };
             assert_eq!(last_words(&pod, &container).await, want);
         }
+    }
+
+    #[test]
+    fn directories_of_pods_that_are_gone_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["ns_web_u-1", "ns_web_u-2", "something"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let others = of_others(dir.path(), |uid| uid == "u-1");
+        assert_eq!(others, [("u-2".to_owned(), dir.path().join("ns_web_u-2"))]);
+        assert!(of_others(&dir.path().join("absent"), |_| false).is_empty());
     }
 
     #[tokio::test]

@@ -389,19 +389,22 @@ async fn remove_orphans(shared: &Shared, known: &HashSet<String>) {
             tracing::warn!(%error, "orphaned sandbox not removed");
         }
         super::kill::remove_cgroups(&shared.sandbox.cgroup_parent, uid).await;
-        if let Some(meta) = &sandbox.metadata {
-            let name = format!("{}_{}_{}", meta.namespace, meta.name, meta.uid);
-            if !name.contains('/') {
-                let _ = tokio::fs::remove_dir_all(shared.sandbox.log_dir.join(name)).await;
-            }
-        }
     }
+    let is_known = |uid: &str| {
+        known.contains(uid) || shared.index.all().iter().any(|p| info::uid(&p.pod) == uid)
+    };
     for uid in shared.volumes.pods_on_disk() {
-        if !known.contains(&uid)
-            && shared.index.all().iter().all(|p| info::uid(&p.pod) != uid)
+        if !is_known(&uid)
             && let Err(error) = shared.volumes.tear_down(&uid).await
         {
             tracing::warn!(pod = %uid, %error, "orphaned volumes not removed");
+        }
+    }
+    // Its logs go last, so they may be all that is left of a pod, or nearly so.
+    for (uid, directory) in super::logfiles::of_others(&shared.sandbox.log_dir, is_known) {
+        super::kill::remove_cgroups(&shared.sandbox.cgroup_parent, &uid).await;
+        if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
+            tracing::warn!(directory = %directory.display(), %error, "orphaned logs not removed");
         }
     }
 }

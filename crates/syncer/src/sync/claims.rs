@@ -4,7 +4,7 @@ use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
 
-use super::{create_on_host, delete_inside, delete_on_host, events, set_status};
+use super::{create_on_host, delete_inside, delete_on_host, events, selection, set_status};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -22,7 +22,9 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
             }
         }
         (Some(inside), None) => {
-            if !object::is_terminating(&inside) {
+            if let Some(why) = selection::obstacle(syncer, kind, &inside) {
+                events::warn(syncer, &inside, selection::REASON, &why).await;
+            } else if !object::is_terminating(&inside) {
                 let t = &syncer.translator;
                 let desired = t.claim_to_host(&inside);
                 let desired = t.patched_kind(kind.resource().kind, &inside, desired)?;

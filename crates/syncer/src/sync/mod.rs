@@ -16,6 +16,7 @@ pub(crate) mod plain;
 pub(crate) mod pods;
 pub(crate) mod publish;
 pub(crate) mod replicas;
+pub(crate) mod selection;
 pub(crate) mod services;
 pub(crate) mod shown;
 pub(crate) mod sources;

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{
-    classes, create_on_host, data, delete_inside, delete_on_host, events, nodes, set_status, tokens,
+    classes, create_on_host, data, delete_inside, delete_on_host, events, nodes, selection,
+    set_status, tokens,
 };
 use crate::api::ApiError;
 use crate::engine::Syncer;
@@ -88,6 +89,10 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
     }
     if let Some(found) = syncer.translator.pod_violations(inside) {
         events::warn(syncer, inside, "SyncError", &found).await;
+        return Ok(Outcome::Done);
+    }
+    if let Some(why) = selection::obstacle(syncer, Kind::Pod, inside) {
+        events::warn(syncer, inside, selection::REASON, &why).await;
         return Ok(Outcome::Done);
     }
     classes::ensure_priority(syncer, inside).await?;

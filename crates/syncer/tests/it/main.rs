@@ -13,3 +13,4 @@ mod objects;
 mod ownership;
 mod pods;
 mod policies;
+mod selection;

@@ -12,7 +12,7 @@ const CLASSES: &str = "/apis/storage.k8s.io/v1/storageclasses";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const HOST_PODS: &str = "/api/v1/namespaces/demo/pods";
 
-async fn world(yaml: &str) -> World {
+pub async fn world(yaml: &str) -> World {
     let mut world = World::new().await;
     world.config = Config::from_yaml(&[("values", yaml)]).unwrap().0;
     world.start(world.host.client()).await;
@@ -25,7 +25,7 @@ fn class(name: &str, mut rest: Value) -> Value {
 }
 
 /// Waits for an event inside about an object, and gives its message.
-async fn told(world: &World, kind: &str, name: &str) -> String {
+pub async fn told(world: &World, kind: &str, name: &str) -> String {
     let about = |event: &&Value| {
         object::text(event, "/involvedObject/kind") == kind
             && object::text(event, "/involvedObject/name") == name

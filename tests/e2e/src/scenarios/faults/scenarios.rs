@@ -2,7 +2,7 @@
 //! up once and then looked at again and again.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::node::Node;
@@ -255,7 +255,11 @@ fn services(world: &World, cluster: &Cluster) -> Result {
 
 /// Lines that a pod was seen to have written onto its volume.
 #[derive(Default)]
-pub struct Lines(Mutex<Vec<u64>>);
+pub struct Lines {
+    written: Mutex<Vec<u64>>,
+    /// Commands that ended well although nobody saw their end.
+    false_ends: AtomicUsize,
+}
 
 /// Pause after a line that was not written.
 const RETRY: Duration = Duration::from_millis(500);
@@ -266,13 +270,16 @@ impl Lines {
         let mut number = 0;
         while !stop.load(Ordering::Relaxed) {
             number += 1;
-            let script = format!("echo line {number}. >> /data/log && sync /data/log");
+            let script = format!("echo line {number}. >> /data/log && echo written");
             let run = world.shell(&format!(
                 "timeout 30 kubectl --kubeconfig {} exec kept-0 -- sh -c '{script}'",
                 cluster.kubeconfig
             ));
             if run.code == 0 {
-                lock(&self.0).push(number);
+                lock(&self.written).push(number);
+                if run.out != "written\n" {
+                    self.false_ends.fetch_add(1, Ordering::Relaxed);
+                }
             } else {
                 std::thread::sleep(RETRY);
             }
@@ -281,13 +288,18 @@ impl Lines {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.written).len()
     }
 
     /// Every line is there.
     pub fn check(&self, world: &World, cluster: &Cluster) -> Result {
+        let false_ends = self.false_ends.load(Ordering::Relaxed);
+        ensure(
+            false_ends == 0,
+            &format!("{false_ends} commands that were cut off ended well"),
+        )?;
         let log = cluster.kubectl(world, "exec kept-0 -- cat /data/log")?;
-        for number in lock(&self.0).iter() {
+        for number in lock(&self.written).iter() {
             has(&log, &format!("line {number}.\n"))?;
         }
         Ok(())
