@@ -19,6 +19,7 @@ use crate::node_object;
 use crate::pod::manager::{Manager, PodIndex};
 use crate::pod::sandbox::SandboxSettings;
 use crate::pod::worker::Shared;
+use crate::policies::{self, PolicyConfig};
 use crate::volumes::Volumes;
 use crate::watched::{Watched, watch};
 use crate::{kubelet, proxy};
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub proxy: Proxied,
     /// Name of the table of these rules.
     pub rules_table: String,
+    /// Enforces network policies for all pods of this network, if given.
+    pub policies: Option<PolicyConfig>,
     /// Name of the pods' bridge, at most 15 characters.
     pub bridge: String,
     /// Directory of the volumes that are made for claims; none are made
@@ -179,6 +182,11 @@ pub async fn run(
         )
         .await;
     };
+    let policies = async {
+        if let Some(enforced) = config.policies.clone() {
+            policies::run(&config, enforced, stop.clone()).await;
+        }
+    };
     let local_volumes = async {
         if let Some(directory) = config.local_volumes.clone() {
             let volumes = LocalVolumes {
@@ -202,6 +210,7 @@ pub async fn run(
         server.run(stop.clone()),
         node.run(stop.clone()),
         proxy,
+        policies,
         local_volumes,
         manager,
         async {

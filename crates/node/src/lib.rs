@@ -4,6 +4,8 @@
 //! node, runs one worker per pod and stops when told, leaving pods running.
 
 pub mod cri;
+pub mod nft;
+pub mod policies;
 pub mod proxy;
 
 mod agent;
@@ -24,5 +26,6 @@ mod watched;
 pub use agent::{Error, NodeConfig, Proxied, run};
 pub use local_volumes::PROVISIONER as LOCAL_PROVISIONER;
 pub use network::ADDRESSES;
+pub use policies::PolicyConfig;
 pub use teardown::{TeardownError, teardown};
 pub use volumes::mounts::{remove_tree, unmount_below};

@@ -101,13 +101,7 @@ pub async fn prepare(config: &NodeConfig) -> Result<(), NetworkError> {
     ])
     .await?;
     ip(&["link", "set", bridge, "up"]).await?;
-    // Bridged packets must pass the service proxy's rules; the file appears
-    // with the first bridge.
-    if sysctl("net/bridge/bridge-nf-call-iptables", false).is_err() {
-        tracing::warn!(
-            "bridged packets bypass the service proxy: pods that reach themselves through a service may fail"
-        );
-    }
+    bridged_packets_are_filtered().await;
     if config.proxy == Proxied::HostPorts {
         return write_cni(config, pods);
     }
@@ -125,6 +119,27 @@ pub async fn prepare(config: &NodeConfig) -> Result<(), NetworkError> {
     write_cni(config, pods)
 }
 
+/// Has packets between the pods of a bridge pass the rules of services and
+/// policies, as routed ones do.
+async fn bridged_packets_are_filtered() {
+    const CALLS: [&str; 2] = [
+        "net/bridge/bridge-nf-call-iptables",
+        "net/bridge/bridge-nf-call-ip6tables",
+    ];
+    if !Path::new("/proc/sys/net/bridge").exists() {
+        // A module of its own in most kernels, part of others.
+        if let Err(error) = run("modprobe", &["br_netfilter"]).await {
+            tracing::debug!(%error, "module not loaded");
+        }
+    }
+    if CALLS.iter().any(|call| sysctl(call, false).is_err()) {
+        tracing::error!(
+            "packets between pods of one node bypass the rules (the kernel has no br_netfilter): \
+             network policies do not hold among them, and services may fail"
+        );
+    }
+}
+
 fn sysctl(name: &str, required: bool) -> Result<(), NetworkError> {
     let path = format!("/proc/sys/{name}");
     let now = std::fs::read_to_string(&path).unwrap_or_default();
@@ -140,8 +155,8 @@ fn sysctl(name: &str, required: bool) -> Result<(), NetworkError> {
 }
 
 /// Removes a table of rules; one that is not there is removed already.
-pub async fn delete_table(name: &str) -> Result<(), NetworkError> {
-    match run("nft", &["delete", "table", "ip", name]).await {
+pub async fn delete_table(family: &str, name: &str) -> Result<(), NetworkError> {
+    match run("nft", &["delete", "table", family, name]).await {
         Err(error) if !error.to_string().contains("No such file") => Err(error),
         _ => Ok(()),
     }

@@ -9,6 +9,7 @@ use k8s_cri::v1::PodSandbox;
 
 use crate::cri::{Cri, CriError};
 use crate::network::delete_table;
+use crate::policies;
 use crate::volumes::mounts::unmount_below;
 
 /// Pods stopped at once: each runs CNI plugins and runc.
@@ -29,13 +30,13 @@ pub enum TeardownError {
     /// Mounts of pods could not be removed.
     #[error("cannot unmount the volumes of pods: {0}")]
     Mounts(#[from] std::io::Error),
-    /// The rules of services could not be removed.
-    #[error("cannot remove the rules of services: {0}")]
+    /// The rules of services or policies could not be removed.
+    #[error("cannot remove the rules of services and policies: {0}")]
     Rules(String),
 }
 
 /// Ends all containers of a runtime, and removes their networks, the mounts
-/// below the agent's `data_dir`, and its table of rules. What pods have on
+/// below the agent's `data_dir`, and its tables of rules. What pods have on
 /// disk stays: an agent started later finds ended pods, as after a reboot, and
 /// treats each as its restart policy says. No agent must run any more.
 ///
@@ -49,10 +50,12 @@ pub async fn teardown(
     let cri = Cri::new(cri_socket);
     let mut result = stop_pods(&cri).await;
     result = result.and(unmount_below(&data_dir.join("pods")).map_err(TeardownError::Mounts));
-    let rules = delete_table(rules_table)
-        .await
-        .map_err(|e| TeardownError::Rules(e.to_string()));
-    result.and(rules)
+    let policies = policies::table_name(rules_table);
+    for (family, table) in [("ip", rules_table), ("inet", &policies)] {
+        let removed = delete_table(family, table).await;
+        result = result.and(removed.map_err(|e| TeardownError::Rules(e.to_string())));
+    }
+    result
 }
 
 /// The sandboxes of a runtime that may be starting: one that has crashed, or

@@ -26,11 +26,27 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync,
     K: 'static,
 {
+    watch_parts(client, stop, |_| {})
+}
+
+/// As [`watch`], and keeps of each object what `trim` leaves.
+pub(crate) fn watch_parts<K>(
+    client: &kube::Client,
+    stop: &CancellationToken,
+    trim: fn(&mut K),
+) -> Watched<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync,
+    K: 'static,
+{
     let (store, writer) = reflector::store();
     let changed = Arc::new(Notify::new());
     let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
         .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear())
+        .modify(move |object| {
+            object.managed_fields_mut().clear();
+            trim(object);
+        })
         .reflect(writer);
     let (stop, notify) = (stop.clone(), Arc::clone(&changed));
     let task = tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! The node role.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use coracle_machinery::addresses::AddressRange;
@@ -38,6 +38,11 @@ pub struct NodeOptions {
     pub rules_table: String,
     /// Another agent on this network serves services.
     pub host_ports_only: bool,
+    /// Credentials with which network policies are read, and all that they
+    /// name; none are enforced without them.
+    pub policy_kubeconfig: Option<PathBuf>,
+    /// Where the cluster's DNS answers, if no pod serves it.
+    pub dns_endpoint: Option<SocketAddrV4>,
     /// Volumes of pods, and `kubelet.crt`, `kubelet.key`, `ca.crt`.
     pub data_dir: PathBuf,
     /// Where pods' logs go.
@@ -70,7 +75,15 @@ async fn work(options: NodeOptions, shutdown: CancellationToken) -> Result<(), E
         let path = options.data_dir.join(name);
         std::fs::read_to_string(&path).map_err(Error::file(&path))
     };
+    let policies = match &options.policy_kubeconfig {
+        Some(file) => Some(coracle_node::PolicyConfig {
+            client: clients::from_file(file, "network-policies").await?,
+            dns: options.dns_endpoint,
+        }),
+        None => None,
+    };
     let config = coracle_node::NodeConfig {
+        policies,
         server_cert_pem: read("kubelet.crt")?,
         server_key_pem: read("kubelet.key")?,
         cluster_ca_pem: read("ca.crt")?,

@@ -37,6 +37,11 @@ impl<'w> Neighbour<'w> {
         Ok(neighbour)
     }
 
+    /// A process in its network.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Runs a shell script on the neighbour.
     pub fn shell(&self, script: &str) -> Run {
         let pid = self.process.id();

@@ -1,7 +1,7 @@
 //! The roles that run as processes of their own: `control-plane`, `syncer`,
 //! `node`, `ingress`. `coracle host up` and the pods of virtual clusters start them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -265,6 +265,13 @@ pub struct Node {
     /// Leave services to another agent of this network
     #[arg(long)]
     host_ports_only: bool,
+    /// Enforce network policies for all pods of this network, and read them
+    /// with these credentials
+    #[arg(long, value_name = "FILE")]
+    policy_kubeconfig: Option<PathBuf>,
+    /// Where cluster DNS answers, if no pod serves it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dns_endpoint: Option<SocketAddrV4>,
     /// Where pods' volumes and the node's keys are (kubelet.crt, kubelet.key, ca.crt)
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -304,6 +311,8 @@ impl Node {
             bridge: self.bridge,
             rules_table: self.rules_table,
             host_ports_only: self.host_ports_only,
+            policy_kubeconfig: self.policy_kubeconfig,
+            dns_endpoint: self.dns_endpoint,
             data_dir: self.data_dir,
             log_dir: self.log_dir,
             local_volumes: self.local_volumes,

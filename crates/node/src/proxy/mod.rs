@@ -17,15 +17,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::reflector::{self, Store};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Proxied;
+use crate::nft::{self, Ruleset};
 use crate::pod::worker::Shared;
 use crate::watched::watch;
-use ruleset::{Ruleset, Settings};
+use ruleset::Settings;
 
 /// Least time between two writes of the rules: bursts become one write.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -63,6 +63,7 @@ pub(crate) async fn run(
             () = shutdown.cancelled() => return,
         }
     }
+    let table = format!("ip {}", settings.table);
     let mut applied: Option<Ruleset> = None;
     let mut udp_before = BTreeSet::new();
     loop {
@@ -73,10 +74,10 @@ pub(crate) async fn run(
         };
         model::add_host_ports(&mut ports, shared.index.host_ports());
         let wanted = ruleset::build(&ports, &settings);
-        let text = ruleset::transition(applied.as_ref(), &wanted, &settings.table);
+        let text = nft::transition(applied.as_ref(), &wanted, &table);
         let mut pause = BETWEEN_WRITES;
         if !text.is_empty() {
-            match apply(&text).await {
+            match nft::apply(&text).await {
                 Ok(()) => {
                     applied = Some(wanted);
                     let udp = model::udp_flows(&ports);
@@ -104,40 +105,6 @@ pub(crate) async fn run(
             tokio::time::sleep(COALESCE).await;
         }
     }
-}
-
-/// Why rules were not written.
-#[derive(Debug, thiserror::Error)]
-enum ApplyError {
-    #[error("cannot run nft: {0}")]
-    Run(#[from] std::io::Error),
-    #[error("nft refused the rules: {0}")]
-    Refused(String),
-}
-
-/// Hands one transaction to nft.
-async fn apply(text: &str) -> Result<(), ApplyError> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(text.as_bytes()).await?;
-    }
-    let output = child.wait_with_output().await?;
-    if output.status.success() {
-        return Ok(());
-    }
-    /// How much of nft's complaint is kept.
-    const SHOWN: usize = 600;
-    let complaint: String = String::from_utf8_lossy(&output.stderr)
-        .chars()
-        .take(SHOWN)
-        .collect();
-    Err(ApplyError::Refused(complaint.trim().to_owned()))
 }
 
 /// Makes the kernel forget UDP flows that lead to endpoints now gone: without

@@ -1,5 +1,4 @@
-//! Service ports as an nftables table, and the step from one table to the
-//! next. Pure: text comes out.
+//! Service ports as an nftables table. Pure.
 //!
 //! The table's base chains look an address and port up in verdict maps and go
 //! to the service's chain; that picks an endpoint's chain, which translates
@@ -7,15 +6,14 @@
 //! marked on the way and masqueraded at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use coracle_machinery::addresses::AddressRange;
-use sha2::Digest as _;
 
 use super::model::{Endpoint, Ports, ServicePort};
 use crate::agent::NodeConfig;
 use crate::network::{NetworkError, Range};
+use crate::nft::{Ruleset, chain_name};
 
 /// Bit of the packet mark that asks for masquerading; the one that
 /// Kubernetes' own proxy uses.
@@ -58,17 +56,6 @@ impl Settings {
     }
 }
 
-/// A table: chains with their rules, maps and sets with their elements.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ruleset {
-    chains: BTreeMap<String, Vec<String>>,
-    /// Base chains' hooks by chain.
-    hooks: BTreeMap<&'static str, &'static str>,
-    maps: BTreeMap<&'static str, (&'static str, BTreeMap<String, String>)>,
-    /// Sets that packets fill (affinity): declaration by name.
-    sets: BTreeMap<String, String>,
-}
-
 const SERVICE_IPS: &str = "service-ips";
 const NODE_PORTS: &str = "node-ports";
 const DEAD_IPS: &str = "dead-service-ips";
@@ -92,19 +79,6 @@ pub fn build(ports: &Ports, settings: &Settings) -> Ruleset {
         rules.element(map, key, format!("goto {chain}"));
     }
     rules
-}
-
-impl Ruleset {
-    fn chain(&mut self, name: &str, rules: Vec<String>) {
-        self.chains.insert(name.to_owned(), rules);
-    }
-
-    fn element(&mut self, map: &'static str, key: String, value: String) {
-        if let Some((_, elements)) = self.maps.get_mut(map) {
-            // The first service that claims an address and port keeps it.
-            elements.entry(key).or_insert(value);
-        }
-    }
 }
 
 fn base(rules: &mut Ruleset, settings: &Settings) {
@@ -381,124 +355,17 @@ fn endpoint_chain(
         list.push(format!("update @{set} {{ ip saddr }}"));
         let declaration =
             format!("type ipv4_addr; size 65535; flags dynamic,timeout; timeout {seconds}s;");
-        rules.sets.insert(set, declaration);
+        rules.set(set, declaration, BTreeSet::new());
     }
     list.push(format!("meta l4proto {protocol} dnat to {ip}:{port}"));
     rules.chain(&name, list);
     name
 }
 
-/// A short chain name that is the same for the same thing.
-fn chain_name(kind: &str, text: &str) -> String {
-    let digest = sha2::Sha256::digest(text.as_bytes());
-    let hex: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
-    format!("{kind}-{hex}")
-}
-
-/// The transaction that turns `old` into `new`; empty if they are equal.
-/// Without `old` the whole table is made anew.
-pub fn transition(old: Option<&Ruleset>, new: &Ruleset, table: &str) -> String {
-    if old == Some(new) {
-        return String::new();
-    }
-    let empty = Ruleset::default();
-    let mut text = String::new();
-    let line = |text: &mut String, line: std::fmt::Arguments<'_>| {
-        let _ = text.write_fmt(line);
-        text.push('\n');
-    };
-    if old.is_none() {
-        // Added first so that deleting it never fails.
-        line(&mut text, format_args!("add table ip {table}"));
-        line(&mut text, format_args!("delete table ip {table}"));
-        line(&mut text, format_args!("add table ip {table}"));
-    }
-    let old = old.unwrap_or(&empty);
-    // 1. New things, empty, so that any order of references is fine.
-    for (name, declaration) in new
-        .sets
-        .iter()
-        .filter(|(n, d)| old.sets.get(*n) != Some(*d))
-    {
-        if !old.sets.contains_key(name) {
-            line(
-                &mut text,
-                format_args!("add set ip {table} {name} {{ {declaration} }}"),
-            );
-        }
-    }
-    for name in new.chains.keys().filter(|n| !old.chains.contains_key(*n)) {
-        match new.hooks.get(name.as_str()) {
-            Some(hook) => line(
-                &mut text,
-                format_args!("add chain ip {table} {name} {{ {hook} }}"),
-            ),
-            None => line(&mut text, format_args!("add chain ip {table} {name}")),
-        }
-    }
-    for (name, (kind, _)) in new.maps.iter().filter(|(n, _)| !old.maps.contains_key(*n)) {
-        line(
-            &mut text,
-            format_args!("add map ip {table} {name} {{ {kind}; }}"),
-        );
-    }
-    // 2. What is out of date goes, references before what they refer to.
-    let none = BTreeMap::new();
-    for (name, (_, elements)) in &old.maps {
-        let wanted = new.maps.get(name).map_or(&none, |(_, e)| e);
-        let stale = elements.iter().filter(|(k, v)| wanted.get(*k) != Some(*v));
-        for chunk in chunks(stale.map(|(k, _)| k.clone())) {
-            line(
-                &mut text,
-                format_args!("delete element ip {table} {name} {{ {chunk} }}"),
-            );
-        }
-    }
-    let changed = |name: &String| old.chains.get(name) != new.chains.get(name);
-    for name in old.chains.keys().filter(|n| changed(n)) {
-        line(&mut text, format_args!("flush chain ip {table} {name}"));
-    }
-    let dead: BTreeSet<&String> = old
-        .chains
-        .keys()
-        .filter(|n| !new.chains.contains_key(*n))
-        .collect();
-    // 3. New contents.
-    for (name, rules) in new.chains.iter().filter(|(n, _)| changed(n)) {
-        for rule in rules {
-            line(&mut text, format_args!("add rule ip {table} {name} {rule}"));
-        }
-    }
-    for (name, (_, elements)) in &new.maps {
-        let present = old.maps.get(name).map_or(&none, |(_, e)| e);
-        let fresh = elements.iter().filter(|(k, v)| present.get(*k) != Some(*v));
-        for chunk in chunks(fresh.map(|(k, v)| format!("{k} : {v}"))) {
-            line(
-                &mut text,
-                format_args!("add element ip {table} {name} {{ {chunk} }}"),
-            );
-        }
-    }
-    // 4. What nothing refers to any more.
-    for name in dead {
-        line(&mut text, format_args!("delete chain ip {table} {name}"));
-    }
-    for name in old.sets.keys().filter(|n| !new.sets.contains_key(*n)) {
-        line(&mut text, format_args!("delete set ip {table} {name}"));
-    }
-    text
-}
-
-/// Elements in lists of bounded length, as nft takes long lines badly.
-fn chunks(elements: impl Iterator<Item = String>) -> Vec<String> {
-    const LENGTH: usize = 500;
-    let all: Vec<String> = elements.collect();
-    all.chunks(LENGTH).map(|chunk| chunk.join(", ")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nft::transition;
 
     fn settings() -> Settings {
         Settings {
@@ -645,7 +512,7 @@ mod tests {
 
     #[test]
     fn steps_touch_only_what_differs() {
-        let table = "t";
+        let table = "ip t";
         let one = rules(port(&["10.244.0.5"]));
         assert_eq!(transition(Some(&one), &one, table), "");
         let whole = transition(None, &one, table);

@@ -65,6 +65,7 @@ impl World {
                 max_pods: 20,
                 proxy: coracle_node::Proxied::Services,
                 rules_table: "coracle-node".into(),
+                policies: None,
                 bridge: "cbr7".into(),
                 local_volumes: None,
                 load_balancer_addresses: None,

@@ -1,14 +1,19 @@
-//! The service proxy's rules in a real kernel: any step from one state to the
-//! next must leave the table as if it had been written whole.
+//! The rules of services and policies in a real kernel: any step from one state
+//! to the next must leave the table as if it had been written whole.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use crate::support::sandbox::enter;
+use coracle_node::nft::transition;
+use coracle_node::policies::{model, ruleset};
 use coracle_node::proxy::model::{Endpoint, Ports, ServicePort};
-use coracle_node::proxy::ruleset::{Settings, build, transition};
+use coracle_node::proxy::ruleset::{Settings, build};
+use serde_json::{Value, json};
 
-const TABLE: &str = "coracle-node";
+const TABLE: &str = "ip coracle-node";
+const POLICIES: &str = "inet coracle-node-policies";
 
 fn nft(arguments: &[&str], input: &str) -> String {
     let mut child = Command::new("nft")
@@ -31,8 +36,9 @@ fn nft(arguments: &[&str], input: &str) -> String {
 }
 
 /// The table as the kernel has it: its chains, maps and sets in order of name.
-fn listing() -> Vec<String> {
-    let text = nft(&["list", "table", "ip", TABLE], "");
+fn listing(table: &str) -> Vec<String> {
+    let (family, name) = table.split_once(' ').unwrap();
+    let text = nft(&["list", "table", family, name], "");
     let mut parts: Vec<String> = Vec::new();
     for line in text.lines().skip(1) {
         if line.starts_with('\t') && !line.starts_with("\t\t") && line.ends_with('{') {
@@ -155,7 +161,7 @@ fn steps_lead_to_the_same_table() {
         return;
     }
     let settings = Settings {
-        table: TABLE.into(),
+        table: "coracle-node".into(),
         pod_cidr: "10.244.0.0/24".into(),
         service_cidr: "10.96.0.0/16".into(),
         bridge: "cbr0".into(),
@@ -168,11 +174,98 @@ fn steps_lead_to_the_same_table() {
     for step in 0..40 {
         let wanted = build(&ports(&mut numbers), &settings);
         nft(&["-f", "-"], &transition(before.as_ref(), &wanted, TABLE));
-        let by_steps = listing();
+        let by_steps = listing(TABLE);
         assert!(!by_steps.is_empty());
         if step % 4 == 3 {
             nft(&["-f", "-"], &transition(None, &wanted, TABLE));
-            assert_eq!(by_steps, listing(), "step {step}");
+            assert_eq!(by_steps, listing(TABLE), "step {step}");
+        }
+        before = Some(wanted);
+    }
+}
+
+fn selector(numbers: &mut Numbers) -> Value {
+    match numbers.below(3) {
+        0 => json!({}),
+        _ => json!({"matchLabels": {"app": format!("a{}", numbers.below(3))}}),
+    }
+}
+
+fn policy_ports(numbers: &mut Numbers) -> Value {
+    let protocol = ["TCP", "UDP", "SCTP"][usize::try_from(numbers.below(3)).unwrap()];
+    let one = match numbers.below(4) {
+        0 => json!({"protocol": protocol}),
+        1 => json!({"protocol": protocol, "port": "http"}),
+        2 => json!({"protocol": protocol, "port": 80, "endPort": 90}),
+        _ => json!({"protocol": protocol, "port": 85}),
+    };
+    match numbers.below(3) {
+        0 => json!([]),
+        1 => json!([one]),
+        _ => json!([one, {"protocol": protocol, "port": 443}]),
+    }
+}
+
+fn policy_peers(numbers: &mut Numbers) -> Value {
+    match numbers.below(5) {
+        0 => json!([]),
+        1 => json!([{"podSelector": selector(numbers)}]),
+        2 => json!([{"namespaceSelector": {}, "podSelector": selector(numbers)}]),
+        3 => json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]),
+        _ => json!([{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.3.0.1/32"]}},
+            {"podSelector": selector(numbers)}]),
+    }
+}
+
+fn observed(numbers: &mut Numbers) -> model::Observed {
+    let pods = (0..numbers.below(6)).map(|index| {
+        json!({"metadata": {"name": format!("p{index}"), "namespace": "ns",
+                "labels": {"app": format!("a{}", numbers.below(3))}},
+            "spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            "status": {"podIP": format!("10.244.0.{}", index + 2)}})
+    });
+    let pods = pods.collect::<Vec<_>>();
+    let policies = (0..numbers.below(4)).map(|index| {
+        json!({"metadata": {"name": format!("n{index}"), "namespace": "ns"}, "spec": {
+            "podSelector": selector(numbers), "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": policy_peers(numbers), "ports": policy_ports(numbers)}],
+            "egress": [{"to": policy_peers(numbers), "ports": policy_ports(numbers)}]}})
+    });
+    let policies = policies.collect::<Vec<_>>();
+    let read = |value: &Value| Arc::new(serde_json::from_value(value.clone()).unwrap());
+    model::Observed {
+        policies: policies
+            .iter()
+            .map(|p| Arc::new(serde_json::from_value(p.clone()).unwrap()))
+            .collect(),
+        pods: pods.iter().map(read).collect(),
+        namespaces: Vec::new(),
+    }
+}
+
+#[test]
+fn policies_lead_to_the_same_table() {
+    if enter("rules::policies_lead_to_the_same_table").is_none() {
+        return;
+    }
+    let settings = ruleset::Settings {
+        pod_cidr: "10.244.0.0/24".into(),
+        bridges: "cbr*".into(),
+        dns: Some(([10, 244, 0, 1].into(), 1053)),
+    };
+    let mut numbers = Numbers(11);
+    let mut before = None;
+    for step in 0..40 {
+        let model = model::build(&observed(&mut numbers), settings.dns.map(|(ip, _)| ip));
+        let (wanted, _) = ruleset::build(&model, &settings);
+        nft(
+            &["-f", "-"],
+            &transition(before.as_ref(), &wanted, POLICIES),
+        );
+        if step % 4 == 3 {
+            let by_steps = listing(POLICIES);
+            nft(&["-f", "-"], &transition(None, &wanted, POLICIES));
+            assert_eq!(by_steps, listing(POLICIES), "step {step}");
         }
         before = Some(wanted);
     }

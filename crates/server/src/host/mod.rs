@@ -11,6 +11,7 @@ mod mirror;
 mod network;
 mod nodes;
 mod orphans;
+mod policies;
 mod process;
 mod processes;
 mod requirements;

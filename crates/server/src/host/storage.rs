@@ -28,7 +28,8 @@ pub(super) async fn install(client: &kube::Client) -> Result<(), Error> {
     make::<ClusterRoleBinding>(client, binding()).await
 }
 
-async fn make<K>(client: &kube::Client, object: Value) -> Result<(), Error>
+/// Makes an object of the cluster, unless it is there.
+pub(super) async fn make<K>(client: &kube::Client, object: Value) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Serialize,
 {

@@ -21,7 +21,7 @@ use super::process::{Program, keep};
 use super::{
     CLUSTER_CIDR, CLUSTER_DOMAIN, CONTEXT, CORACLE_IMAGE, DNS_PORT, DNS_SERVICE_IP, HostOptions,
     KUBELET_PORT, Layout, NODE_IP, SERVICE_CIDR, ingress, leftovers, mirror, network, orphans,
-    requirements, storage,
+    policies, requirements, storage,
 };
 use crate::pki_dir::{LEAF_VALIDITY, PkiDir, write_pair};
 use crate::{Error, clients, pki_dir, renewal};
@@ -190,6 +190,7 @@ impl Running {
         self.spawn_program(control_plane(options, &self.layout));
         let client = wait_for_control_plane(&self.layout).await?;
         storage::install(&client).await?;
+        policies::install(&client).await?;
 
         progress(Progress::Step("Starting the node agents"));
         let nodes = self.nodes.clone();
@@ -398,8 +399,12 @@ fn agent(options: &HostOptions, node: &NodeLayout) -> Program {
     ];
     if node.is_first() {
         arguments.extend(pool_argument(options));
+        let policies = policies::kubeconfig(node);
+        arguments.push(format!("--policy-kubeconfig={}", policies.display()));
+        arguments.push(format!("--dns-endpoint={NODE_IP}:{DNS_PORT}"));
     } else {
-        // They share the machine's network, and with it one set of rules.
+        // They share the machine's network, and with it one set of rules for
+        // services and policies.
         arguments.push("--host-ports-only".to_owned());
     }
     Program {
@@ -450,6 +455,10 @@ fn issue_node_credentials(
     let serving = pki.issue_server(&user, &sans)?;
     write_pair(&node.data(), "kubelet", &serving)?;
     pki_dir::write_private(&node.data().join("ca.crt"), pki.ca.cert_pem())?;
+    if node.is_first() {
+        let file = policies::kubeconfig(node);
+        pki.write_kubeconfig(&file, "policies", &server, policies::USER, &[])?;
+    }
     // Last: the node agent takes all of them when it sees this file change.
     pki.write_kubeconfig(
         &node.kubeconfig(),

@@ -19,6 +19,7 @@ mod mapping;
 mod nodes;
 mod operator;
 mod pages;
+mod policies;
 mod removal;
 mod settings;
 mod storage;
@@ -42,6 +43,7 @@ pub const ALL: &[Scenario] = &[
     ("helm", helm::release),
     ("isolation", isolation::neighbours),
     ("hostile", hostile::attempts),
+    ("network-policies", policies::enforced),
     ("tenant", tenant::owner_of_one_namespace),
     ("custom", custom::resources),
     ("custom-resources", custom_resources::both_ways),
