@@ -1,6 +1,7 @@
 //! A host of several nodes: the rest of the tutorial's scenario of chosen
 //! nodes, and what happens when one of them dies.
 
+use super::policies;
 use crate::virtual_cluster::VirtualCluster;
 use crate::world::{Result, World, ensure, has};
 
@@ -37,7 +38,15 @@ pub fn several(world: &World) -> Result {
         return Ok(());
     }
     let data = world.data_dir();
+    // The rules of a policy go with the host and come with it.
+    world.apply(&policies::policy("kept", "{podSelector: {}}"))?;
+    let rules = |wanted: bool| {
+        let found = world.shell(policies::TABLE).code == 0;
+        ensure(found == wanted, "the rules of policies")
+    };
+    world.eventually("rules of a policy", || rules(true))?;
     world.coracle(&format!("host down --data-dir {data}"))?;
+    rules(false)?;
     world.coracle(&format!(
         "host up --data-dir {data} --node-name node-1 --nodes 3"
     ))?;
@@ -46,6 +55,8 @@ pub fn several(world: &World) -> Result {
             "wait node {node} --for condition=Ready --timeout 60s"
         ))?;
     }
+    world.eventually("rules of a policy", || rules(true))?;
+    world.kubectl("delete networkpolicy kept")?;
     pods_reach_each_other(world)?;
 
     world.kubectl(&format!("label node {THIRD} env=dev"))?;
@@ -107,8 +118,22 @@ spec: {selector: {app: everywhere}, ports: [{port: 80}]}
             ensure(three && answers.lines().count() == all + 2, &answers)
         })?;
     }
+    // Unless a policy forbids it.
+    let policy = "{podSelector: {matchLabels: {app: everywhere}}, policyTypes: [Egress]}";
+    world.apply(&policies::policy("nowhere", policy))?;
+    for pod in names.split_whitespace() {
+        let own = world.kubectl(&format!("get pod {pod} -o jsonpath={{.status.podIP}}"))?;
+        for address in addresses.split_whitespace().filter(|a| *a != own) {
+            policies::reaches(
+                world,
+                &format!("exec {pod} --"),
+                &format!("http://{address}"),
+                false,
+            )?;
+        }
+    }
     world
-        .kubectl("delete daemonset/everywhere service/everywhere")
+        .kubectl("delete networkpolicy/nowhere daemonset/everywhere service/everywhere")
         .map(drop)
 }
 

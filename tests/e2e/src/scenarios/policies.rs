@@ -8,7 +8,7 @@ use crate::virtual_cluster::VirtualCluster;
 use crate::world::{Result, World, ensure, has};
 
 /// The table of nftables that holds them.
-const TABLE: &str = "nft list table inet coracle-node-policies";
+pub const TABLE: &str = "nft list table inet coracle-node-policies";
 /// The host's API server.
 const HOST_API: &str = "https://10.244.0.1:6443";
 /// Where clouds tell machines their secrets.
@@ -301,7 +301,8 @@ impl<'w> Host<'w> {
     }
 }
 
-fn policy(name: &str, spec: &str) -> String {
+/// A policy.
+pub fn policy(name: &str, spec: &str) -> String {
     format!(
         "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}}}, \
          spec: {spec}}}\n"
@@ -309,7 +310,7 @@ fn policy(name: &str, spec: &str) -> String {
 }
 
 /// Fails unless a pod gets an answer of a URL, or gets none.
-fn reaches(world: &World, exec: &str, url: &str, wanted: bool) -> Result {
+pub fn reaches(world: &World, exec: &str, url: &str, wanted: bool) -> Result {
     let ask = match url.strip_prefix("https://") {
         // Whether there is a connection: busybox knows no TLS.
         Some(place) => {
