@@ -30,9 +30,14 @@ const MAX_COMPLAINTS: usize = 10;
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// Annotations of the controller by whose name the class is usually called.
 const ANNOTATIONS: &str = "nginx.ingress.kubernetes.io/";
-/// The one of them that is known: `"false"` serves plain requests of hosts that
-/// have a certificate.
+/// Known of them: `"false"` serves plain requests of hosts that have a
+/// certificate.
 const REDIRECT: &str = "nginx.ingress.kubernetes.io/ssl-redirect";
+/// `"true"` passes connections over TLS on as they are, by the name that
+/// clients ask for; paths mean nothing then.
+const PASSTHROUGH: &str = "nginx.ingress.kubernetes.io/ssl-passthrough";
+/// What a service speaks. Where connections are passed on, nobody asks.
+const PROTOCOL: &str = "nginx.ingress.kubernetes.io/backend-protocol";
 
 /// What there is in the cluster.
 #[derive(Default)]
@@ -189,8 +194,11 @@ impl Work<'_> {
         let owners = ingress.owner_references().iter().map(|o| o.uid.clone());
         let claimant = (ingress.namespace().unwrap_or_default(), owners.collect());
         let redirects = ingress.annotations().get(REDIRECT).map(String::as_str) != Some("false");
+        let tunnelled = ingress.annotations().get(PASSTHROUGH).map(String::as_str) == Some("true");
         for name in ingress.annotations().keys() {
-            if name.starts_with(ANNOTATIONS) && name != REDIRECT {
+            let known =
+                [REDIRECT, PASSTHROUGH].contains(&name.as_str()) || tunnelled && name == PROTOCOL;
+            if name.starts_with(ANNOTATIONS) && !known {
                 let message = format!("annotation {name} is not known here and changes nothing");
                 teller.tell("UnknownAnnotation", message);
             }
@@ -226,6 +234,10 @@ impl Work<'_> {
                 };
                 let message = format!("{name} belongs to an older ingress of somebody else");
                 teller.tell("HostTaken", message);
+                continue;
+            }
+            if tunnelled {
+                self.add_tunnel(rule, &host, &claimant.0, &mut teller);
                 continue;
             }
             let secured = redirects && has_tls(spec, &host);
@@ -283,7 +295,36 @@ impl Work<'_> {
         if let Some(trouble) = trouble {
             teller.tell("BackendMissing", trouble);
         }
-        Some(Target { backend, secured })
+        Some(Target {
+            backend,
+            secured,
+            tunnelled: false,
+        })
+    }
+
+    /// Has connections for a host passed on to the service of its root path, or
+    /// of its first one.
+    fn add_tunnel(&mut self, rule: &IngressRule, host: &str, namespace: &str, teller: &mut Teller) {
+        if host.is_empty() {
+            let message = "connections are passed on by their host name, and there is none";
+            teller.tell("HostMissing", message.to_owned());
+            return;
+        }
+        let paths = || rule.http.iter().flat_map(|http| &http.paths);
+        let root = paths().find(|path| matches!(path.path.as_deref(), None | Some("/" | "")));
+        let Some(path) = root.or_else(|| paths().next()) else {
+            return;
+        };
+        let Some(target) = self.target(namespace, &path.backend, true, teller) else {
+            return;
+        };
+        let site = self.sites.entry(host.to_owned()).or_default();
+        site.tunnel.get_or_insert_with(|| target.backend.clone());
+        // What is asked for in plain is sent there.
+        site.fallback.get_or_insert(Target {
+            tunnelled: true,
+            ..target
+        });
     }
 
     /// Gives a site the certificate that an Ingress has for it.

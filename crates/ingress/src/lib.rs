@@ -2,7 +2,7 @@
 //! cluster.
 //!
 //! [`build`] turns objects into routes, [`proxy`] sends requests along them,
-//! [`listener`] takes connections, and [`controller`] watches the cluster and
+//! [`tunnel`] whole connections, [`listener`] takes them, and [`controller`] watches the cluster and
 //! puts a new table in the place of the old one. Nothing that users write
 //! becomes text that a program reads, and a table is exchanged whole: an
 //! Ingress cannot harm another, and a change ends no connection.
@@ -15,6 +15,7 @@ mod listener;
 mod path;
 mod proxy;
 mod table;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

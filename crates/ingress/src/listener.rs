@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::{Origin, Proxy};
+use crate::table::Backend;
+use crate::tunnel::{self, Begun};
 
 /// Most connections of clients at once, on each address; further ones wait.
 const MAX_CONNECTIONS: usize = 4096;
@@ -74,13 +76,20 @@ pub async fn serve(
                 connection(stream, false, proxy, origin, stop).await;
                 return drop(place);
             };
-            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    connection(stream, http2, proxy, origin, stop).await;
+            if proxy.table().has_tunnels() {
+                match tokio::time::timeout(HANDSHAKE, tunnel::begin(stream)).await {
+                    Ok(Ok((name, stream))) => {
+                        let to = name.and_then(|name| proxy.table().tunnel(&name));
+                        match to {
+                            Some(backend) => passed_on(stream, &backend, peer, &stop).await,
+                            None => secured(stream, acceptor, proxy, origin, stop).await,
+                        }
+                    }
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "handshake took too long"),
                 }
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
-                Err(_) => tracing::debug!(%peer, "handshake took too long"),
+            } else {
+                secured(stream, acceptor, proxy, origin, stop).await;
             }
             drop(place);
         });
@@ -89,6 +98,43 @@ pub async fn serve(
     tracker.close();
     // Tunnels end with the process.
     let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
+}
+
+/// A connection whose TLS ends here.
+async fn secured<S>(
+    stream: S,
+    acceptor: TlsAcceptor,
+    proxy: Arc<Proxy>,
+    origin: Origin,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            connection(stream, http2, proxy, origin, stop).await;
+        }
+        Ok(Err(error)) => tracing::debug!(peer = %origin.peer, %error, "handshake failed"),
+        Err(_) => tracing::debug!(peer = %origin.peer, "handshake took too long"),
+    }
+}
+
+/// One whose TLS ends at a service, until either side or this program ends it.
+async fn passed_on(
+    stream: Begun<TcpStream>,
+    backend: &Arc<Backend>,
+    peer: SocketAddr,
+    stop: &CancellationToken,
+) {
+    tokio::select! {
+        ended = stream.pass_on(backend) => {
+            if let Err(error) = ended {
+                tracing::debug!(%peer, %error, "a tunnel broke");
+            }
+        }
+        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
+    }
 }
 
 /// The next connection, with its place; `None` at the end.

@@ -72,6 +72,11 @@ impl Proxy {
         Self { table, client }
     }
 
+    /// The newest table.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.borrow().clone()
+    }
+
     /// Answers a request.
     ///
     /// # Errors
@@ -105,11 +110,15 @@ impl Proxy {
         let authority = authority(&request).ok_or(wrong("the request names no host"))?;
         let host = authority.host().to_ascii_lowercase();
         let path = path::normal(request.uri().path()).ok_or(wrong("the path cannot be read"))?;
-        let table = self.table.borrow().clone();
+        let table = self.table();
         let found = table.find(host.trim_end_matches('.'), &path);
         let target = found.ok_or(Refusal(StatusCode::NOT_FOUND, "no ingress has this path"))?;
         if target.secured && !origin.secure {
             return redirect(authority.host(), request.uri());
+        }
+        if target.tunnelled {
+            let text = "this host is reached by a connection that asks for its name";
+            return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, text));
         }
         let upgrade = websocket(&request);
         let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));

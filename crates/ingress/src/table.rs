@@ -27,6 +27,8 @@ pub struct Site {
     pub(crate) fallback: Option<Target>,
     /// What is shown to clients that ask for this name.
     pub(crate) certificate: Option<Certificate>,
+    /// Who gets whole connections over TLS, in place of requests.
+    pub(crate) tunnel: Option<Arc<Backend>>,
 }
 
 /// Where the requests for some paths go.
@@ -45,6 +47,8 @@ pub struct Target {
     pub(crate) backend: Arc<Backend>,
     /// Plain requests are sent to the same place over TLS.
     pub(crate) secured: bool,
+    /// It speaks TLS itself, and gets no requests from here.
+    pub(crate) tunnelled: bool,
 }
 
 /// A port of a service.
@@ -83,6 +87,17 @@ impl Table {
     pub fn certificate(&self, name: &str) -> Option<Certificate> {
         let site = self.named(name).or_else(|| self.sites.get(""));
         site.and_then(|site| site.certificate.clone())
+    }
+
+    /// Who gets the connections of clients that ask for a name, if they end
+    /// there.
+    pub fn tunnel(&self, name: &str) -> Option<Arc<Backend>> {
+        self.named(name).and_then(|site| site.tunnel.clone())
+    }
+
+    /// True if any connection ends at a service.
+    pub fn has_tunnels(&self) -> bool {
+        self.sites.values().any(|site| site.tunnel.is_some())
     }
 
     /// Where a request goes, by its host name in lower case and its path as it

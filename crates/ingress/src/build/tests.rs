@@ -338,3 +338,25 @@ fn complaints_and_paths_are_bounded() {
         MAX_ROUTES
     );
 }
+
+#[test]
+fn connections_are_passed_on_by_host_name() {
+    let spec = json!({"rules": [
+        rule("api.example.com", &[path("/x", "Prefix", "a"), path("/", "Prefix", "b")]),
+        {"http": {"paths": [path("/", "Prefix", "c")]}},
+    ]});
+    let mut through = ingress("api", "one", 1, spec);
+    through["metadata"]["annotations"] = json!({
+        "nginx.ingress.kubernetes.io/ssl-passthrough": "true",
+        "nginx.ingress.kubernetes.io/backend-protocol": "HTTPS",
+    });
+    let usual = json!({"rules": [rule("api.example.com", &[path("/", "Prefix", "d")])]});
+    let built = Builder::default().build(&cluster(&[through, ingress("thief", "two", 2, usual)]));
+    let backend = built.table.tunnel("api.example.com").unwrap();
+    assert_eq!(backend.endpoints[0].ip().to_string(), "10.0.0.1");
+    assert!(built.table.tunnel("other.example.com").is_none());
+    // Plain requests are sent to TLS, and no other ingress gets them.
+    let target = built.table.find("api.example.com", "/x").unwrap();
+    assert!(target.secured && target.tunnelled);
+    assert_eq!(reasons(&built), ["api: HostMissing", "thief: HostTaken"]);
+}

@@ -69,6 +69,7 @@ fn target(endpoints: Vec<SocketAddr>, places: usize, secured: bool) -> Target {
             places: Arc::new(Semaphore::new(places)),
         }),
         secured,
+        tunnelled: false,
     }
 }
 

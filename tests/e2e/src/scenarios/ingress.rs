@@ -58,6 +58,7 @@ pub fn reused_controller(world: &World) -> Result {
     same_names(world, &second, &address)?;
     let neighbour = Neighbour::connect(world)?;
     secured(world, &second, &neighbour, &address)?;
+    api_server(world, &neighbour, &address)?;
     drop(neighbour);
     hostile(world, &second, &address)?;
     // All the while, the first cluster's is served as before.
@@ -197,6 +198,32 @@ fn secured(
         "location: https://two.example.com/who",
     )?;
     welcome(&visit(world, address, "http://frontend.example.com")?)
+}
+
+/// The API server of a virtual cluster is reached by an ingress, with its own
+/// certificate and those of its clients.
+fn api_server(world: &World, neighbour: &Neighbour<'_>, address: &str) -> Result {
+    let host = "api.example.com";
+    let options = format!(
+        "--set controlPlane.ingress.enabled=true --set controlPlane.ingress.host={host} \
+         --set controlPlane.ingress.spec.ingressClassName=nginx"
+    );
+    let cluster = VirtualCluster::create(world, "reached", "e2e-reached", &options)?;
+    let inside = &cluster.inside;
+    let by_ingress = format!("--server https://{address} --tls-server-name {host}");
+    inside.eventually("the API server by its host name", || {
+        inside.kubectl(&format!("{by_ingress} get namespace default"))
+    })?;
+    let who = inside.kubectl(&format!("{by_ingress} auth whoami"))?;
+    has(&who, "system:masters")?;
+    // Also for those beside the machine, who find the name there.
+    let seen = neighbour.shell(&format!(
+        "curl -sSk --max-time 10 --resolve {host}:443:{address} https://{host}/version"
+    ));
+    has(&seen.out, "gitVersion").map_err(|e| format!("{e}{}", seen.err))?;
+    let plain = visit(world, address, &format!("http://{host}/version"))?;
+    has(&plain, "308 Permanent Redirect")?;
+    cluster.delete()
 }
 
 /// What a tenant writes harms nobody, and it is told what is wrong.
