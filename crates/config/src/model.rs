@@ -130,6 +130,10 @@ section!(
         priority_classes: Synced = Synced::off(),
         /// StorageClasses; needs a ClusterRole.
         storage_classes: Synced = Synced::off(),
+        /// Volumes of storage that nodes reach over a network, while a claim
+        /// of the virtual cluster has them; needs a ClusterRole for all volumes
+        /// of the host. Which storage that is, tenants say.
+        persistent_volumes: Synced = Synced::off(),
         /// Custom resources, by plural name and group
         /// (`certificates.cert-manager.io`), with a version after a slash where
         /// it is not to be the one that the host stores; needs a ClusterRole.

@@ -336,10 +336,6 @@ pub const REFUSED: &[Refused] = &[
         "sync.toHost.namespaces",
         "all host objects of a virtual cluster lie in its one host namespace",
     ),
-    refused(
-        "sync.toHost.persistentVolumes",
-        "a volume of a tenant's could name any disk or path of the host",
-    ),
     refused("sync.toHost.pods.hybridScheduling", NOT_YET),
     given(
         "sync.toHost.pods.rewriteHosts.enabled",

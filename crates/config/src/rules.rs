@@ -177,6 +177,9 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
     if to_host.storage_classes.enabled {
         rules.push(rule("storage.k8s.io", &["storageclasses"], WRITE));
     }
+    if to_host.persistent_volumes.enabled {
+        rules.push(rule("", &["persistentvolumes"], WRITE));
+    }
     let shown = custom::from_host(&from_host.custom_resources);
     for (name, choice) in &shown {
         if choice.scope == custom::CLUSTER {

@@ -224,7 +224,7 @@ fn spawn_caches(syncer: &Arc<Syncer>, tasks: &mut JoinSet<()>, stop: &Cancellati
             let (syncer, stop) = (syncer.clone(), stop.clone());
             tasks.spawn(async move {
                 let side = if inside { &syncer.inside } else { &syncer.host };
-                let narrow = if kind == Kind::Volume {
+                let narrow = if kind == Kind::Volume && !syncer.flows_as_class(kind) {
                     Narrow {
                         labels: format!("{}=host", marks::IMPORTED),
                         ..Narrow::default()
@@ -346,12 +346,14 @@ impl Syncer {
         }
     }
 
-    /// True for a kind of classes of which the tenant's go to the host.
+    /// True for a kind that lies in no namespace and of which the tenant's go to
+    /// the host.
     fn flows_as_class(&self, kind: Kind) -> bool {
         let to_host = &self.translator.config.sync.to_host;
         match kind {
             Kind::PriorityClass => to_host.priority_classes.enabled,
             Kind::StorageClass => to_host.storage_classes.enabled,
+            Kind::Volume => to_host.persistent_volumes.enabled,
             _ => false,
         }
     }
@@ -394,12 +396,12 @@ impl Syncer {
             Kind::Ingress | Kind::NetworkPolicy | Kind::DisruptionBudget | Kind::ServiceAccount => {
                 sync::plain::reconcile(self, kind, name).await
             }
+            Kind::Volume => sync::volumes::reconcile(self, &name.name).await,
             kind if self.flows_as_class(kind) => sync::classes::reconcile(self, kind, name).await,
             Kind::IngressClass | Kind::StorageClass | Kind::RuntimeClass | Kind::PriorityClass => {
                 sync::imports::reconcile(self, kind, name).await
             }
             Kind::Node => sync::nodes::reconcile(self, &name.name).await,
-            Kind::Volume => sync::claims::reconcile_volume(self, &name.name).await,
             Kind::Tokens => sync::tokens::reconcile(self, name).await,
             Kind::Alias => sync::aliases::reconcile(self, &name.name).await,
             Kind::Replica => sync::replicas::reconcile(self, name).await,
@@ -450,6 +452,8 @@ impl Syncer {
             Kind::Volume if change.new.is_none() => {
                 self.queue.push(Kind::Claim, sync::claims::claim_of(object));
             }
+            // Some claim may wait for it.
+            Kind::Volume if !self.translator.is_imported(object) => self.push_unbound_claims(),
             Kind::Service => {
                 for host_name in sync::aliases::of(self, &name) {
                     self.queue
@@ -565,6 +569,17 @@ impl Syncer {
                     self.queue.push(kind, name);
                 }
             }
+        }
+    }
+
+    fn push_unbound_claims(&self) {
+        let unbound = |claim: &Value| object::text(claim, "/status/phase") != "Bound";
+        let cache = self.inside.cache(Kind::Claim);
+        for claim in cache
+            .map(|c| c.select(|_, claim| unbound(claim)))
+            .unwrap_or_default()
+        {
+            self.queue.push(Kind::Claim, VirtualName::of(&claim));
         }
     }
 

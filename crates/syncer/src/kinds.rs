@@ -24,7 +24,8 @@ pub(crate) enum Kind {
     StorageClass,
     RuntimeClass,
     PriorityClass,
-    /// Virtual side only: those that mirror one of the host.
+    /// Virtual side: those that mirror one of the host. Where those of the
+    /// tenant's flow, all of them, and their counterparts on the host.
     Volume,
     /// Virtual side only.
     Namespace,
@@ -98,6 +99,7 @@ impl Kind {
             (Self::ServiceAccount, to_host.service_accounts.enabled),
             (Self::PriorityClass, to_host.priority_classes.enabled),
             (Self::StorageClass, to_host.storage_classes.enabled),
+            (Self::Volume, to_host.persistent_volumes.enabled),
         ]
         .into_iter()
         .filter_map(|(kind, on)| on.then_some(kind))

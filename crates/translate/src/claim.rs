@@ -58,13 +58,14 @@ impl Translator {
     }
 
     /// What of a virtual claim cannot be carried over, in words for its user.
-    pub fn claim_warnings(&self, claim: &Value) -> Vec<String> {
+    /// `own` is true if it has a volume of the tenant's.
+    pub fn claim_warnings(&self, claim: &Value, own: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         // A volume that the host bound is named as well, by the syncer.
         let bound = object::annotation(claim, BINDING[0]).is_some();
         for field in ["volumeName", "selector"] {
             let asked = claim["spec"].get(field).is_some_and(|v| !v.is_null());
-            if asked && !bound {
+            if asked && !bound && !own {
                 warnings.push(format!(
                     "spec.{field} is not synced: the host provides a volume by the storage class, \
                      and no volume that is there already"
@@ -98,10 +99,22 @@ impl Translator {
         Some(updated)
     }
 
-    /// The virtual claim with the volume that the host bound, or `None`.
-    pub fn claim_back(&self, host: &Value, claim: &Value) -> Option<Value> {
+    /// The virtual claim with the volume that the host bound, or `None`. `own`
+    /// is the volume of the tenant's that the host claim names.
+    pub fn claim_back(&self, host: &Value, claim: &Value, own: Option<&Value>) -> Option<Value> {
         let mut updated = claim.clone();
-        for field in ["volumeName", "storageClassName"] {
+        if let Some(volume) = own {
+            // It is asked for before the host binds it.
+            if object::text(host, "/status/phase") != "Bound" {
+                return None;
+            }
+            set(&mut updated["spec"], "volumeName", object::name(volume));
+        }
+        let fields: &[&str] = match own {
+            Some(_) => &[],
+            None => &["volumeName", "storageClassName"],
+        };
+        for field in fields {
             if let Some(value) = host["spec"].get(field)
                 && object::text(claim, &format!("/spec/{field}")).is_empty()
             {

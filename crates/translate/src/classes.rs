@@ -1,5 +1,5 @@
 //! Classes of the tenant's that go to the host: PriorityClasses and
-//! StorageClasses. They lie in no namespace there, so nothing owns them; marks
+//! StorageClasses, and the names of what else of it lies in no namespace. They lie in no namespace there, so nothing owns them; marks
 //! tell whose they are.
 
 use coracle_config::{host_cluster_name, marks};
@@ -38,15 +38,15 @@ const DEFAULT: &[&str] = &[
 ];
 
 impl Translator {
-    /// The host name of a class of the tenant's.
+    /// The host name of a class or volume of the tenant's.
     pub fn class_name(&self, name: &str) -> String {
         host_cluster_name(name, &self.host_namespace, &self.vc)
     }
 
-    /// The host class.
-    pub fn class_to_host(&self, api_version: &str, kind: &str, class: &Value) -> Value {
-        let mut host = self.shell(api_version, kind, class);
-        let name = self.class_name(object::name(class));
+    /// A host object of the tenant's that lies in no namespace, without content.
+    pub(crate) fn cluster_shell(&self, api_version: &str, kind: &str, object: &Value) -> Value {
+        let mut host = self.shell(api_version, kind, object);
+        let name = self.class_name(object::name(object));
         let metadata = &mut host["metadata"];
         if let Some(metadata) = metadata.as_object_mut() {
             metadata.remove("namespace");
@@ -62,7 +62,13 @@ impl Translator {
         metadata["name"] = name.as_str().into();
         metadata["annotations"][marks::HOST_NAME] = name.into();
         metadata["labels"][marks::HOST_NAMESPACE] = self.host_namespace.as_str().into();
-        drop_keys(&mut metadata["annotations"], DEFAULT);
+        host
+    }
+
+    /// The host class.
+    pub fn class_to_host(&self, api_version: &str, kind: &str, class: &Value) -> Value {
+        let mut host = self.cluster_shell(api_version, kind, class);
+        drop_keys(&mut host["metadata"]["annotations"], DEFAULT);
         for field in FIELDS {
             copy_key(class, &mut host, field);
         }
@@ -77,7 +83,7 @@ impl Translator {
         self.replace_update(host, desired, FIELDS)
     }
 
-    /// The tenant's class that a host class stands for, or `None` if it is not
+    /// The tenant's class or volume that one of the host stands for, or `None` if it is not
     /// ours.
     pub fn our_class(&self, kind: &str, host: &Value) -> Option<VirtualName> {
         let name = object::annotation(host, marks::OBJECT_NAME)?;
@@ -117,6 +123,7 @@ impl Translator {
 
     /// The storage class that a claim asks for on the host.
     pub(crate) fn storage_class(&self, claim: &Value) -> Option<Value> {
+        // Volumes name theirs alike.
         let class = object::text(claim, "/spec/storageClassName");
         let mapped = self.config.sync.to_host.storage_classes.enabled && !class.is_empty();
         mapped.then(|| json!(self.class_name(class)))

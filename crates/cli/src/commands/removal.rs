@@ -8,7 +8,7 @@ use futures::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -46,7 +46,7 @@ pub async fn remove_optional(host: &Host, namespace: &str, name: &str, chosen: &
     Ok(())
 }
 
-/// Removes the classes that came to the host of kinds that flow only by choice,
+/// Removes the classes and volumes that came to the host of kinds that flow only by choice,
 /// unless the choice is made. They lie in no namespace, so nothing owns them.
 ///
 /// # Errors
@@ -64,6 +64,10 @@ pub async fn remove_classes(host: &Host, namespace: &str, name: &str, chosen: &T
     if !chosen.storage_classes.enabled {
         let api: Api<StorageClass> = Api::all(host.client.clone());
         remove_from(api, "storageclasses", &synced).await?;
+    }
+    if !chosen.persistent_volumes.enabled {
+        let api: Api<PersistentVolume> = Api::all(host.client.clone());
+        remove_from(api, "persistentvolumes", &synced).await?;
     }
     Ok(())
 }

@@ -89,6 +89,11 @@ impl ToHost {
                 "StorageClass",
                 &self.storage_classes.patches,
             ),
+            (
+                "persistentVolumes",
+                "PersistentVolume",
+                &self.persistent_volumes.patches,
+            ),
         ]
     }
 }

@@ -4,6 +4,7 @@ use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
 
+use super::volumes::{self, Choice};
 use super::{create_on_host, delete_inside, delete_on_host, events, selection, set_status};
 use crate::api::ApiError;
 use crate::engine::Syncer;
@@ -25,18 +26,33 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
             if let Some(why) = selection::obstacle(syncer, kind, &inside) {
                 events::warn(syncer, &inside, selection::REASON, &why).await;
             } else if !object::is_terminating(&inside) {
-                let t = &syncer.translator;
-                let desired = t.claim_to_host(&inside);
-                let desired = t.patched_kind(kind.resource().kind, &inside, desired)?;
-                create_on_host(syncer, kind, name, &desired).await?;
-                for warning in syncer.translator.claim_warnings(&inside) {
-                    events::warn(syncer, &inside, "SyncWarning", &warning).await;
-                }
+                create(syncer, name, &inside).await?;
             }
         }
         (Some(inside), Some(host)) => both(syncer, &inside, &host).await?,
     }
     Ok(Outcome::Done)
+}
+
+async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<(), ApiError> {
+    let (t, kind) = (&syncer.translator, Kind::Claim);
+    let choice = volumes::for_claim(syncer, inside, None).await?;
+    if let Choice::Waits(why) = &choice {
+        let why = format!("not synced to the host yet: {why}");
+        events::warn(syncer, inside, "SyncWarning", &why).await;
+        return Ok(());
+    }
+    let own = choice.own();
+    let mut desired = t.claim_to_host(inside);
+    if let Some(volume) = own {
+        t.ask_for(&mut desired, volume);
+    }
+    let desired = t.patched_kind(kind.resource().kind, inside, desired)?;
+    create_on_host(syncer, kind, name, &desired).await?;
+    for warning in t.claim_warnings(inside, own.is_some()) {
+        events::warn(syncer, inside, "SyncWarning", &warning).await;
+    }
+    Ok(())
 }
 
 async fn both(syncer: &Syncer, inside: &Value, host: &Value) -> Result<(), ApiError> {
@@ -48,18 +64,30 @@ async fn both(syncer: &Syncer, inside: &Value, host: &Value) -> Result<(), ApiEr
         }
         return Ok(());
     }
+    let choice = volumes::for_claim(syncer, inside, Some(host)).await?;
+    let own = choice.own();
     let desired = t.patched_kind(kind.resource().kind, inside, t.claim_to_host(inside))?;
-    if let Some(updated) = t.claim_update(host, &desired) {
+    let mut updated = t.claim_update(host, &desired);
+    if let Some(volume) = own
+        && object::text(host, "/spec/volumeName").is_empty()
+    {
+        // A volume that came after the claim.
+        let updated = updated.get_or_insert_with(|| host.clone());
+        updated["spec"]["volumeName"] = t.class_name(object::name(volume)).into();
+    }
+    if let Some(updated) = updated {
         syncer
             .host
             .cluster
             .update(kind.resource(), "", &updated)
             .await?;
     }
-    if let Some(volume) = t.volume_inside(host, inside) {
+    if own.is_none()
+        && let Some(volume) = t.volume_inside(host, inside)
+    {
         show_volume(syncer, &volume).await?;
     }
-    if let Some(updated) = t.claim_back(host, inside) {
+    if let Some(updated) = t.claim_back(host, inside, own) {
         // The status is looked at when this change comes back.
         syncer
             .inside

@@ -54,7 +54,9 @@ pub(crate) async fn reconcile(
     Ok(Outcome::Done)
 }
 
-fn on_host(syncer: &Syncer, kind: Kind, name: &str) -> Option<std::sync::Arc<Value>> {
+/// The host's counterpart of something of the tenant's that lies in no
+/// namespace, if it is ours.
+pub(crate) fn on_host(syncer: &Syncer, kind: Kind, name: &str) -> Option<std::sync::Arc<Value>> {
     let t = &syncer.translator;
     let place = VirtualName::new("", t.class_name(name));
     let host = syncer.host.get(kind, &place)?;

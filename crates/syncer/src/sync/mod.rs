@@ -22,6 +22,7 @@ pub(crate) mod shown;
 pub(crate) mod sources;
 pub(crate) mod tokens;
 
+pub(crate) mod volumes;
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
@@ -55,7 +56,7 @@ pub(crate) async fn create_on_host(
     Ok(Some(present))
 }
 
-/// Creates the host class, which lies in no namespace, as `create_on_host` does.
+/// Creates a host class or volume, which lies in no namespace, as `create_on_host` does.
 pub(crate) async fn create_class_on_host(
     syncer: &Syncer,
     kind: Kind,

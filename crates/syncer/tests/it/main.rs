@@ -14,3 +14,4 @@ mod ownership;
 mod pods;
 mod policies;
 mod selection;
+mod volumes;
