@@ -607,6 +607,9 @@ section!(
         server: String = String::new(),
         /// Clients do not check the server's certificate.
         insecure: bool = false,
+        /// A service account of the virtual cluster whose token is in it, in
+        /// place of the administrator's client certificate.
+        service_account: TokenAccount = TokenAccount::default(),
         /// Further host secrets with a kubeconfig.
         additional_secrets: Vec<AdditionalSecret> = Vec::new(),
     }
@@ -626,8 +629,34 @@ section!(
         server: String = String::new(),
         /// Clients do not check the server's certificate.
         insecure: bool = false,
+        /// A service account of the virtual cluster whose token is in it, in
+        /// place of the administrator's client certificate.
+        service_account: TokenAccount = TokenAccount::default(),
     }
 );
+
+section!(
+    /// A service account of the virtual cluster, made if it is not there.
+    TokenAccount {
+        /// Its name; empty for none.
+        name: String = String::new(),
+        /// Its namespace; empty for `kube-system`.
+        namespace: String = String::new(),
+        /// A ClusterRole of the virtual cluster to bind it to; empty for none.
+        cluster_role: String = String::new(),
+    }
+);
+
+impl TokenAccount {
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        if self.namespace.is_empty() {
+            "kube-system"
+        } else {
+            &self.namespace
+        }
+    }
+}
 
 impl Config {
     /// Whether the host's storage classes are shown inside. A virtual scheduler

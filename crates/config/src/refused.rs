@@ -208,10 +208,6 @@ pub const REFUSED: &[Refused] = &[
         "exportKubeConfig.secret",
         "exportKubeConfig.additionalSecrets names further secrets",
     ),
-    refused(
-        "exportKubeConfig.serviceAccount",
-        "kubeconfigs hold a client certificate",
-    ),
     refused("external", NO_SERVICE),
     refused("headless", NOT_YET),
     refused(

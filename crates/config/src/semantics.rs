@@ -6,7 +6,7 @@ use crate::custom::CustomName;
 use crate::load::Problem;
 use crate::mapping;
 use crate::model::custom::{self as model_custom, CLUSTER, NAMESPACED};
-use crate::model::{Config, Texts};
+use crate::model::{Config, Texts, TokenAccount};
 use crate::patch::{self, Way};
 
 /// Reports every choice that has the right type and still makes no sense.
@@ -170,6 +170,12 @@ fn custom_names<'a>(
 }
 
 fn exported(config: &Config, problem: &mut impl FnMut(&str, String)) {
+    let export = &config.export_kube_config;
+    token_account(
+        "exportKubeConfig.serviceAccount",
+        &export.service_account,
+        problem,
+    );
     let all = &config.export_kube_config.additional_secrets;
     for (at, secret) in all.iter().enumerate() {
         let path = format!("exportKubeConfig.additionalSecrets[{at}]");
@@ -184,6 +190,36 @@ fn exported(config: &Config, problem: &mut impl FnMut(&str, String)) {
             );
             problem(&format!("{path}.namespace"), message);
         }
+        let path = format!("{path}.serviceAccount");
+        token_account(&path, &secret.service_account, problem);
+    }
+}
+
+fn token_account(path: &str, account: &TokenAccount, problem: &mut impl FnMut(&str, String)) {
+    let TokenAccount {
+        name,
+        namespace,
+        cluster_role,
+    } = account;
+    if name.is_empty() {
+        if !namespace.is_empty() || !cluster_role.is_empty() {
+            problem(
+                &format!("{path}.name"),
+                "expected the name of an account".into(),
+            );
+        }
+    } else if !is_subdomain(name) {
+        let message = format!("expected the name of an account, found {name:?}");
+        problem(&format!("{path}.name"), message);
+    }
+    if !namespace.is_empty() && !is_label(namespace) {
+        let message = format!("expected the name of a namespace, found {namespace:?}");
+        problem(&format!("{path}.namespace"), message);
+    }
+    // As Kubernetes has it for roles: a part of a path.
+    if cluster_role.contains(['/', '%']) || matches!(cluster_role.as_str(), "." | "..") {
+        let message = format!("expected the name of a cluster role, found {cluster_role:?}");
+        problem(&format!("{path}.clusterRole"), message);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use coracle_config::model::ExportKubeConfig;
+use coracle_config::model::{ExportKubeConfig, TokenAccount};
 use coracle_config::names;
 use coracle_syncer::Published;
 use serde_json::Value;
@@ -153,8 +153,23 @@ fn kubeconfig(text: &str, service: &str, export: &Export<'_>) -> Result<Value, E
 
 type SecretData = BTreeMap<String, Vec<u8>>;
 
-/// The content of a secret with a kubeconfig.
-fn access(kubeconfig: &Value, ca_pem: &str) -> Result<SecretData, Error> {
+/// The content of a secret with a kubeconfig. That of an account gets its token
+/// later.
+fn access(
+    mut kubeconfig: Value,
+    ca_pem: &str,
+    account: Option<&TokenAccount>,
+) -> Result<SecretData, Error> {
+    if account.is_some() {
+        kubeconfig["users"][0]["user"] = serde_json::json!({});
+        return Ok(BTreeMap::from([
+            ("config".to_owned(), kubeconfig.to_string().into_bytes()),
+            (
+                "certificate-authority".to_owned(),
+                ca_pem.as_bytes().to_vec(),
+            ),
+        ]));
+    }
     let user = &kubeconfig["users"][0]["user"];
     let decode = |key: &str| {
         STANDARD
@@ -184,25 +199,30 @@ fn published(
     namespace: &str,
 ) -> Result<Vec<Published>, Error> {
     let service = format!("https://{name}.{namespace}.svc:443");
-    let own = |name: String, data: SecretData| Published {
+    let chosen = |account: &TokenAccount| (!account.name.is_empty()).then(|| account.clone());
+    let own = |name: String, data: SecretData, account| Published {
         name,
         namespace: namespace.to_owned(),
         additional: false,
         data,
+        account,
     };
     let plain = Export {
         context: &export.context,
         server: &export.server,
         insecure: export.insecure,
     };
-    let plain = access(&kubeconfig(admin, &service, &plain)?, ca_pem)?;
+    let account = chosen(&export.service_account);
+    let plain = kubeconfig(admin, &service, &plain)?;
+    let plain = access(plain, ca_pem, account.as_ref())?;
     let certificates = BTreeMap::from([("ca.crt".to_owned(), ca_pem.as_bytes().to_vec())]);
     let mut all = vec![
-        own(names::kubeconfig_secret(name), plain),
-        own(names::certs_secret(name), certificates),
+        own(names::kubeconfig_secret(name), plain, account),
+        own(names::certs_secret(name), certificates, None),
     ];
     for secret in &export.additional_secrets {
-        let chosen = Export {
+        let account = chosen(&secret.service_account);
+        let export = Export {
             context: &secret.context,
             server: &secret.server,
             insecure: secret.insecure,
@@ -211,7 +231,12 @@ fn published(
             name: secret.name.clone(),
             namespace: secret.namespace_or(namespace).to_owned(),
             additional: true,
-            data: access(&kubeconfig(admin, &service, &chosen)?, ca_pem)?,
+            data: access(
+                kubeconfig(admin, &service, &export)?,
+                ca_pem,
+                account.as_ref(),
+            )?,
+            account,
         });
     }
     Ok(all)
@@ -248,6 +273,10 @@ mod tests {
                 AdditionalSecret {
                     name: "more".into(),
                     server: "https://a.example".into(),
+                    service_account: TokenAccount {
+                        name: "robot".into(),
+                        ..TokenAccount::default()
+                    },
                     ..AdditionalSecret::default()
                 },
                 AdditionalSecret {
@@ -290,6 +319,12 @@ mod tests {
             "Q0E="
         );
         assert_eq!(more["current-context"], "c");
+        // The account's alone: nothing of the administrator's is handed on.
+        assert_eq!(more["users"][0]["user"], json!({}));
+        let keys: Vec<&String> = all[2].data.keys().collect();
+        assert_eq!(keys, ["certificate-authority", "config"]);
+        assert_eq!(all[2].account.as_ref().unwrap().namespace(), "kube-system");
+        assert!(all[0].data.contains_key("client-key") && all[0].account.is_none());
         assert_eq!(all[1].data["ca.crt"], b"CA");
     }
 }

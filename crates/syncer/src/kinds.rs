@@ -167,6 +167,11 @@ pub(crate) mod other {
         plural: "customresourcedefinitions",
         kind: "CustomResourceDefinition",
     };
+    pub(crate) const CLUSTER_ROLE_BINDINGS: Resource<'static> = Resource {
+        api_version: "rbac.authorization.k8s.io/v1",
+        plural: "clusterrolebindings",
+        kind: "ClusterRoleBinding",
+    };
     pub(crate) const SERVICE_ACCOUNTS: Resource<'static> = Resource {
         api_version: "v1",
         plural: "serviceaccounts",

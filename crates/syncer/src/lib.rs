@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use coracle_config::Config;
+use coracle_config::model::TokenAccount;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +53,7 @@ pub struct SyncerConfig {
 }
 
 /// A host Secret by which users reach the virtual cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Published {
     /// Its name.
     pub name: String,
@@ -62,6 +63,9 @@ pub struct Published {
     pub additional: bool,
     /// Its content.
     pub data: BTreeMap<String, Vec<u8>>,
+    /// Whose token is to be in it: as `token`, and as the only user of the
+    /// kubeconfig `config` (JSON).
+    pub account: Option<TokenAccount>,
 }
 
 /// Why a syncer cannot run.

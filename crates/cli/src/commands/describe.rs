@@ -169,8 +169,12 @@ async fn expires(host: &Host, found: &Found) -> Option<String> {
         .get(&names::kubeconfig_secret(&found.name))
         .await
         .ok()?;
-    let certificate = secret.data?.remove("client-certificate")?;
-    expiry::of_pem(&certificate.0).map(|time| time.to_string())
+    let mut data = secret.data?;
+    let end = match data.remove("token") {
+        Some(token) => expiry::of_token(&String::from_utf8_lossy(&token.0))?,
+        None => expiry::of_pem(&data.remove("client-certificate")?.0)?,
+    };
+    Some(end.to_string())
 }
 
 fn yaml(value: &Value) -> String {

@@ -2,6 +2,7 @@
 //! looks at both sides as they are now and does the next thing that brings them
 //! together; a change that it causes comes back through the watch.
 
+pub(crate) mod accounts;
 pub(crate) mod aliases;
 pub(crate) mod claims;
 pub(crate) mod classes;
@@ -21,8 +22,8 @@ pub(crate) mod services;
 pub(crate) mod shown;
 pub(crate) mod sources;
 pub(crate) mod tokens;
-
 pub(crate) mod volumes;
+
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;

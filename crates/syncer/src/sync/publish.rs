@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use coracle_config::marks;
+use coracle_config::model::TokenAccount;
 use coracle_machinery::object;
 use coracle_translate::Translator;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::accounts::{self, Held};
 use super::nodes;
 use crate::Published;
 use crate::api::ApiError;
@@ -21,30 +24,108 @@ use crate::kinds::Kind;
 /// Pause before a secret that could not be written is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(syncer: Arc<Syncer>, mut secrets: Vec<Published>, stop: CancellationToken) {
+/// How often an account whose token was published is looked for: without it the
+/// token is worth nothing. Also the longest sleep, which does not count the time
+/// in which the machine itself sleeps.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+
+/// A secret and what is known of the token in it.
+struct Job {
+    secret: Published,
+    /// When it is to be looked at, unless something happens before.
+    due: Timestamp,
+    held: Option<Held>,
+}
+
+/// Writes all of them, and those with tokens again from time to time.
+pub(crate) async fn run(syncer: Arc<Syncer>, secrets: Vec<Published>, stop: CancellationToken) {
     // Whoever has the kubeconfig finds the node of the control plane. Imported
     // nodes have to be seen on the host first, and chosen.
     let imported = syncer.translator.config.sync.from_host.nodes.enabled;
     if !imported && let Err(error) = nodes::ensure(&syncer, &syncer.own_node).await {
         warn!(node = syncer.own_node, %error, "cannot show the node yet");
     }
+    let due = Timestamp::now();
+    let accounts: Vec<TokenAccount> = secrets.iter().filter_map(|s| s.account.clone()).collect();
+    let mut jobs: Vec<Job> = secrets
+        .into_iter()
+        .map(|secret| Job {
+            secret,
+            due,
+            held: None,
+        })
+        .collect();
+    let mut swept = false;
     loop {
-        let mut failed = Vec::new();
-        for secret in secrets {
-            if let Err(error) = write(&syncer, &secret).await {
-                warn!(secret = secret.name, namespace = secret.namespace, %error, "cannot publish");
-                failed.push(secret);
+        jobs = pass(&syncer, jobs).await;
+        if !swept {
+            match accounts::sweep(&syncer, &accounts).await {
+                Ok(()) => swept = true,
+                Err(error) => warn!(%error, "cannot remove what bound earlier accounts"),
             }
         }
-        if failed.is_empty() {
-            return;
-        }
-        secrets = failed;
+        let soon = Timestamp::now() + PAUSE;
+        let next = match jobs.iter().map(|job| job.due).min() {
+            None if swept => return,
+            Some(next) if swept => next,
+            _ => soon,
+        };
+        let pause = Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Does what is due; gives what is left to be done later.
+async fn pass(syncer: &Syncer, jobs: Vec<Job>) -> Vec<Job> {
+    let now = Timestamp::now();
+    let mut left = Vec::new();
+    for mut job in jobs {
+        if job.due <= now {
+            match publish(syncer, &job).await {
+                // Nothing of it ever changes while this process runs.
+                Ok(None) => continue,
+                Ok(held) => {
+                    job.due = now + LOOK_AGAIN;
+                    job.held = held;
+                }
+                Err(error) => {
+                    let secret = &job.secret;
+                    warn!(secret = secret.name, namespace = secret.namespace, %error, "cannot publish");
+                    job.due = now + PAUSE;
+                }
+            }
+        }
+        left.push(job);
+    }
+    left
+}
+
+/// Writes a secret unless it is as it should be; gives what to know of its
+/// token, if it has one.
+async fn publish(syncer: &Syncer, job: &Job) -> Result<Option<Held>, ApiError> {
+    let Some(account) = &job.secret.account else {
+        write(syncer, &job.secret).await?;
+        return Ok(None);
+    };
+    let uid = accounts::ensure(syncer, account).await?;
+    if let Some(held) = &job.held
+        && held.is_good(&uid, Timestamp::now())
+    {
+        return Ok(Some(held.clone()));
+    }
+    let (token, held) = accounts::token(syncer, account, uid).await?;
+    let mut secret = job.secret.clone();
+    let kubeconfig = secret.data.entry("config".to_owned()).or_default();
+    let mut config: Value = serde_json::from_slice(kubeconfig)
+        .map_err(|error| ApiError::Transport(format!("the kubeconfig: {error}")))?;
+    config["users"][0]["user"] = json!({"token": token});
+    *kubeconfig = config.to_string().into_bytes();
+    secret.data.insert("token".to_owned(), token.into_bytes());
+    write(syncer, &secret).await?;
+    Ok(Some(held))
 }
 
 async fn write(syncer: &Syncer, secret: &Published) -> Result<(), ApiError> {

@@ -10,6 +10,7 @@ use coracle_apiserver::builtin::{BuiltinOptions, install};
 use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_config::Config;
+use coracle_config::model::TokenAccount;
 use coracle_machinery::object;
 use coracle_pki::{CertificateAuthority, KeyCert, TokenSigner};
 use coracle_store::SqliteStore;
@@ -183,6 +184,8 @@ pub struct World {
     pub config: Config,
     /// Names of further secrets with a kubeconfig.
     pub additional: Vec<String>,
+    /// The account whose token is in those.
+    pub account: Option<TokenAccount>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
@@ -198,6 +201,7 @@ impl World {
             authority: CertificateAuthority::generate("test").unwrap(),
             config: Config::default(),
             additional: Vec::new(),
+            account: None,
             running: None,
         };
         let host = &world.host;
@@ -253,7 +257,10 @@ impl World {
             .authority
             .issue_server("kubelet", &["127.0.0.1".to_owned()], hour)
             .unwrap();
-        let secret = BTreeMap::from([("config".to_owned(), b"kubeconfig".to_vec())]);
+        let secret = BTreeMap::from([(
+            "config".to_owned(),
+            b"{\"users\": [{\"name\": \"u\", \"user\": {}}]}".to_vec(),
+        )]);
         let config = SyncerConfig {
             vc_name: "vc".into(),
             host_namespace: "demo".into(),
@@ -275,6 +282,7 @@ impl World {
                     namespace: "demo".into(),
                     additional,
                     data: secret.clone(),
+                    account: additional.then(|| self.account.clone()).flatten(),
                 })
                 .collect(),
         };
