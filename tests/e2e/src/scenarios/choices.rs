@@ -15,6 +15,7 @@ sync:
     storageClasses: {enabled: true}
     serviceAccounts: {enabled: true}
     podDisruptionBudgets: {enabled: true}
+    persistentVolumes: {enabled: true}
   fromHost:
     ingressClasses: {enabled: true}
     runtimeClasses: {enabled: true}
@@ -23,6 +24,7 @@ policies:
 exportKubeConfig:
   additionalSecrets:
   - {name: handed-over, namespace: e2e-choices-other, server: 'https://choosy.e2e-choices.svc:443'}
+  - {name: robot, serviceAccount: {name: robot, namespace: ci, clusterRole: view}}
 controlPlane:
   proxy: {extraSANs: [choosy.example]}
   service: {spec: {type: NodePort}}
@@ -94,6 +96,37 @@ spec:
   - {name: v, persistentVolumeClaim: {claimName: own}}
 ";
 
+/// A share that nobody serves: it is bound, and never mounted. The other volume is
+/// a path of the node's.
+const SHARE: &str = "
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: share}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteMany]
+  persistentVolumeReclaimPolicy: Retain
+  nfs: {server: 192.0.2.1, path: /share}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: sly}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteMany]
+  hostPath: {path: /}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: share}
+spec: {storageClassName: '', accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: sly}
+spec: {storageClassName: '', volumeName: sly, accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
+";
+
 /// Every choice of [`VALUES`] at once.
 pub fn beyond_the_usual(world: &World) -> Result {
     world.kubectl(&format!("create namespace {OTHER}"))?;
@@ -136,19 +169,73 @@ pub fn beyond_the_usual(world: &World) -> Result {
         let own = inside.kubectl(&format!("get pvc own {class}"))?;
         ensure(own == "own", &own)?;
     }
+    volumes(world, &cluster)?;
+    robot(world, &cluster)?;
     reached(world, &cluster)?;
     if world.own_host() {
         exposed(world)?;
     }
     cluster.delete()?;
     let left = world.kubectl(
-        "get priorityclasses,storageclasses,secrets,roles -A -o name \
+        "get priorityclasses,storageclasses,persistentvolumes,secrets,roles -A -o name \
          -l coracle.dev/host-namespace=e2e-choices",
     )?;
     ensure(left.is_empty(), &format!("left on the host: {left}"))?;
     world.kubectl("delete ingressclass,runtimeclass e2e-choices")?;
     world.kubectl(&format!("delete namespace {OTHER}"))?;
     Ok(())
+}
+
+/// The host binds a volume of the tenant's to the claim that has it inside.
+fn volumes(world: &World, cluster: &VirtualCluster<'_>) -> Result {
+    let inside = &cluster.inside;
+    inside.apply(SHARE)?;
+    inside.kubectl("wait pvc share --for jsonpath={.status.phase}=Bound --timeout 60s")?;
+    inside.kubectl("wait pv share --for jsonpath={.status.phase}=Bound --timeout 60s")?;
+    let volume = inside.kubectl("get pvc share -o jsonpath={.spec.volumeName}")?;
+    ensure(volume == "share", &volume)?;
+    let host = world.kubectl(
+        "get pv coracle-share-x-e2e-choices-x-choosy -o jsonpath={.status.phase}/\
+         {.spec.claimRef.namespace}/{.spec.claimRef.name}/{.spec.persistentVolumeReclaimPolicy}",
+    )?;
+    let expected = "Bound/e2e-choices/share-x-default-x-choosy/Retain";
+    ensure(host == expected, &host)?;
+    for about in ["PersistentVolume", "PersistentVolumeClaim"] {
+        inside.eventually("why a path of the node stays inside", || {
+            let select = format!("involvedObject.name=sly,involvedObject.kind={about}");
+            has(
+                &inside.kubectl(&format!("get events -A --field-selector {select}"))?,
+                "hostPath",
+            )
+        })?;
+    }
+    // Released, it is nobody's until somebody says so.
+    inside.kubectl("delete pvc share sly")?;
+    inside.kubectl("wait pv share --for jsonpath={.status.phase}=Released --timeout 60s")?;
+    inside.kubectl("delete pv share sly")?;
+    world.eventually("it left the host", || {
+        let left = world.kubectl("get pv -l coracle.dev/managed-by=choosy -o name")?;
+        ensure(left.is_empty(), &left)
+    })
+}
+
+/// A kubeconfig with the token of an account of the virtual cluster.
+fn robot(world: &World, cluster: &VirtualCluster<'_>) -> Result {
+    let config = world.script(&format!(
+        "kubectl get secret robot -n {NAMESPACE} -o jsonpath={{.data.config}} | base64 -d"
+    ))?;
+    let server = cluster
+        .inside
+        .kubectl("config view --minify -o jsonpath={.clusters[0].cluster.server}")?;
+    let robot = world.with_kubeconfig(world.file("robot.kubeconfig", &config)?);
+    let at = format!("--server {server}");
+    let who = robot.kubectl(&format!(
+        "auth whoami -o jsonpath={{.status.userInfo.username}} {at}"
+    ))?;
+    ensure(who == "system:serviceaccount:ci:robot", &who)?;
+    robot.kubectl(&format!("get pods -A {at}"))?;
+    let refused = robot.try_kubectl(&format!("create namespace more {at}"));
+    has(&refused.err, "Forbidden")
 }
 
 fn on_the_host(world: &World) -> Result {
