@@ -5,6 +5,7 @@ mod choices;
 mod custom;
 mod custom_resources;
 mod faults;
+mod guarded;
 mod helm;
 mod hostile;
 mod ingress;
@@ -21,6 +22,7 @@ mod operator;
 mod pages;
 mod policies;
 mod removal;
+mod rotation;
 mod settings;
 mod storage;
 mod ten;
@@ -51,7 +53,9 @@ pub const ALL: &[Scenario] = &[
     ("kubeconfig", kubeconfig::entries_and_commands),
     ("removal", removal::deletes_cut_short),
     ("settings", settings::changed_in_place),
+    ("rotation", rotation::certificates),
     ("choices", choices::beyond_the_usual),
+    ("guarded", guarded::by_the_host),
     ("pages", pages::tell_the_truth),
     ("load-balancer", balancer::addresses),
     ("tutorial-ingress", ingress::reused_controller),
