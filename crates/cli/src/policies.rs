@@ -11,6 +11,10 @@ use crate::manifests::{API_PORT, DNS_PORT, ServiceFacts, Tenant, add_texts};
 /// Ports at which a host's API server is found, before and behind its Service.
 const HOST_API_PORTS: [u16; 3] = [443, 6443, 8443];
 
+/// How many objects of each custom resource may flow where there is a quota that
+/// does not name them: as many as it allows ConfigMaps by default.
+const CUSTOM_OBJECTS: &str = "100";
+
 impl Tenant<'_> {
     /// The policies that the values ask for, before the pods that they bound,
     /// and the Ingress.
@@ -110,7 +114,15 @@ impl Tenant<'_> {
             &choice.labels,
             &choice.annotations,
         );
-        let mut spec = json!({"hard": quantities(&choice.quota)});
+        let mut hard = quantities(&choice.quota);
+        // What flows by the values' choice is counted too, unless they say how.
+        for (name, custom) in &self.config.sync.to_host.custom_resources {
+            let counted = format!("count/{}", name.split('/').next().unwrap_or(name));
+            if custom.enabled && hard.get(&counted).is_none() {
+                hard[counted] = CUSTOM_OBJECTS.into();
+            }
+        }
+        let mut spec = json!({"hard": hard});
         if !choice.scopes.is_empty() {
             spec["scopes"] = json!(choice.scopes);
         }

@@ -157,6 +157,10 @@ fn host_cluster_rules(config: &Config) -> Vec<PolicyRule> {
         if from_host.nodes.sync_back_changes {
             rules.push(rule("", &["nodes"], &["patch", "update"]));
         }
+        // What others use of the nodes is not a scheduler's to give away.
+        if config.control_plane.advanced.virtual_scheduler.enabled {
+            rules.push(rule("", &["pods"], READ));
+        }
     }
     if from_host.ingress_classes.enabled {
         rules.push(rule("networking.k8s.io", &["ingressclasses"], READ));

@@ -53,7 +53,6 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     services(config, &mut problem);
     selectors(config, &mut problem);
-    selectors(config, &mut problem);
     together(config, &mut problem);
     exported(config, &mut problem);
     custom(config, &mut problem);

@@ -221,12 +221,7 @@ impl Work<'_> {
                 .as_deref()
                 .unwrap_or_default()
                 .to_ascii_lowercase();
-            if self
-                .claims
-                .entry(host.clone())
-                .or_insert_with(|| claimant.clone())
-                != &claimant
-            {
+            if !self.claim(&host, &claimant) {
                 let name = if host.is_empty() {
                     "the empty host name"
                 } else {
@@ -249,6 +244,20 @@ impl Work<'_> {
             self.add_certificate(spec, &host, &claimant.0, &mut teller);
         }
         self.complaints.extend(teller.told);
+    }
+
+    /// Claims a host name; false if it is somebody else's, by itself or under
+    /// a wildcard.
+    fn claim(&mut self, host: &str, claimant: &Claimant) -> bool {
+        let above = host
+            .split_once('.')
+            .map(|(_, domain)| format!("*.{domain}"));
+        let above = above.and_then(|wildcard| self.claims.get(&wildcard));
+        if above.is_some_and(|owner| owner != claimant) {
+            return false;
+        }
+        let owner = self.claims.entry(host.to_owned());
+        owner.or_insert_with(|| claimant.clone()) == claimant
     }
 
     fn add_rule(

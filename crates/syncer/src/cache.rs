@@ -27,6 +27,8 @@ pub(crate) enum Kept {
     /// Not the content of a ConfigMap or Secret, which is read again when it is
     /// needed.
     Frame,
+    /// What a pod needs, and where it is.
+    Needs,
 }
 
 /// What a cache watches.
@@ -38,6 +40,9 @@ pub(crate) struct Watched<'a> {
 
 impl Watched<'_> {
     fn slim(self, object: &mut Value) {
+        if self.kept == Kept::Needs {
+            return crate::sync::usage::slim(object);
+        }
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
         }

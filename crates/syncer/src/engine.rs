@@ -82,6 +82,8 @@ pub(crate) struct Syncer {
     pub(crate) host_version: String,
     references: Mutex<References>,
     pub(crate) tokens: sync::tokens::Tokens,
+    /// The pods of the whole host, if a scheduler inside has to know them.
+    pub(crate) others: Option<Cache>,
     /// Host objects that mappings name.
     pub(crate) sources: sync::sources::Sources,
     /// Custom resources.
@@ -119,6 +121,11 @@ pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Re
     sync::custom::spawn(&syncer, &mut tasks, &shutdown);
     tasks.spawn(sync::events::run(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::imports::sweep(syncer.clone(), shutdown.clone()));
+    tasks.spawn(sync::selection::once_known(
+        syncer.clone(),
+        shutdown.clone(),
+    ));
+    tasks.spawn(sync::usage::watch(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::nodes::heartbeats(syncer.clone(), shutdown.clone()));
     tasks.spawn(sync::publish::run(
         syncer.clone(),
@@ -193,6 +200,7 @@ async fn start(
         host_version,
         references: Mutex::default(),
         tokens: sync::tokens::Tokens::default(),
+        others: sync::usage::counts(&config.config).then(Cache::new),
         sources,
         customs: sync::custom::Customs::new(&config.config, &config.host_namespace),
     }
@@ -562,7 +570,7 @@ impl Syncer {
     }
 
     /// Has all objects of a kind looked at, or those of one namespace.
-    fn push_all(&self, kind: Kind, namespace: Option<&str>) {
+    pub(crate) fn push_all(&self, kind: Kind, namespace: Option<&str>) {
         if let Some(cache) = self.inside.cache(kind) {
             for name in cache.names() {
                 if namespace.is_none_or(|namespace| name.namespace == namespace) {

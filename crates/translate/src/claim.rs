@@ -14,10 +14,24 @@ use crate::names::Translator;
 const BINDING: &[&str] = &[
     "pv.kubernetes.io/bind-completed",
     "pv.kubernetes.io/bound-by-controller",
-    "volume.kubernetes.io/selected-node",
+    SELECTED_NODE,
     "volume.kubernetes.io/storage-provisioner",
     "volume.beta.kubernetes.io/storage-provisioner",
 ];
+
+/// The node that a scheduler chose for the claim's first pod: there the volume
+/// is made.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+/// Names the class of a claim, from before there was a field for it. Upstream's
+/// controllers look at it first.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// The storage class that a claim names; empty if it names none.
+pub fn claim_class(claim: &Value) -> &str {
+    let field = || object::text(claim, "/spec/storageClassName");
+    object::annotation(claim, CLASS_ANNOTATION).unwrap_or_else(field)
+}
 
 /// True if a source of data is a claim of the same namespace.
 fn is_claim_beside(source: &Value) -> bool {
@@ -31,10 +45,16 @@ impl Translator {
         let namespace = object::namespace(claim);
         let mut host = self.shell("v1", "PersistentVolumeClaim", claim);
         drop_keys(&mut host["metadata"]["annotations"], BINDING);
+        drop_keys(&mut host["metadata"]["annotations"], &[CLASS_ANNOTATION]);
+        if let Some(node) = self.selected_node(claim) {
+            host["metadata"]["annotations"][SELECTED_NODE] = node.into();
+        }
         let mut spec = claim.get("spec").cloned().unwrap_or_else(|| json!({}));
         drop_keys(&mut spec, &["volumeName", "selector"]);
         if let Some(class) = self.storage_class(claim) {
             set(&mut spec, "storageClassName", class);
+        } else if object::annotation(claim, CLASS_ANNOTATION).is_some() {
+            set(&mut spec, "storageClassName", claim_class(claim));
         }
         for field in ["dataSource", "dataSourceRef"] {
             let Some(source) = spec.get_mut(field).filter(|s| s.is_object()) else {
@@ -55,6 +75,22 @@ impl Translator {
                 v["spec"].get("volumeAttributesClassName")
             ])
         })
+    }
+
+    /// The node that the scheduler inside chose for the claim. Its pod gets to
+    /// the host only once it is bound, and it is bound once its volume is there:
+    /// so the host has to hear of the choice from the claim.
+    pub fn selected_node<'c>(&self, claim: &'c Value) -> Option<&'c str> {
+        let scheduler = &self.config.control_plane.advanced.virtual_scheduler;
+        let node = object::annotation(claim, SELECTED_NODE)?;
+        scheduler.enabled.then_some(node)
+    }
+
+    /// The claim without that choice.
+    pub fn without_selected_node(&self, claim: &Value) -> Value {
+        let mut claim = claim.clone();
+        drop_keys(&mut claim["metadata"]["annotations"], &[SELECTED_NODE]);
+        claim
     }
 
     /// What of a virtual claim cannot be carried over, in words for its user.

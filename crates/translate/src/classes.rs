@@ -124,7 +124,7 @@ impl Translator {
     /// The storage class that a claim asks for on the host.
     pub(crate) fn storage_class(&self, claim: &Value) -> Option<Value> {
         // Volumes name theirs alike.
-        let class = object::text(claim, "/spec/storageClassName");
+        let class = crate::claim::claim_class(claim);
         let mapped = self.config.sync.to_host.storage_classes.enabled && !class.is_empty();
         mapped.then(|| json!(self.class_name(class)))
     }

@@ -28,8 +28,10 @@ mod policy;
 mod refs;
 mod selector;
 mod service;
+pub mod usage;
 mod volumes;
 
+pub use claim::claim_class;
 pub use custom::{CustomKind, definition_inside, definition_update, established};
 pub use data::DataKind;
 pub use endpoints::is_controller_made_slice;

@@ -198,7 +198,11 @@ impl Named {
     fn what(&self, field: &Value) -> (String, String) {
         let told = |steps: &[Step], otherwise: &str| match steps {
             [] => otherwise.to_owned(),
-            steps => text_at(field, steps).unwrap_or(otherwise).to_owned(),
+            // An empty text is none: whoever reads it takes a default.
+            steps => text_at(field, steps)
+                .filter(|text| !text.is_empty())
+                .unwrap_or(otherwise)
+                .to_owned(),
         };
         (
             told(&self.api_version_path, &self.api_version),
@@ -358,7 +362,11 @@ impl Translator {
     /// or what does not flow.
     fn named(&self, named: &Named, field: &Value, own: &str) -> Option<Value> {
         let (api_version, kind) = named.what(field);
-        patch::flows(&self.config, &api_version, &kind).ok()?;
+        // Of Kubernetes' own kinds, what does not flow must not be had by its
+        // name on the host; of others, the values let it be named.
+        if patch::flows(&self.config, &api_version, &kind).is_err() && api_version != "v1" {
+            return None;
+        }
         let name = named.whose(field, own)?;
         let mut translated = field.clone();
         put(

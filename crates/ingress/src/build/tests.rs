@@ -360,3 +360,23 @@ fn connections_are_passed_on_by_host_name() {
     assert!(target.secured && target.tunnelled);
     assert_eq!(reasons(&built), ["api: HostMissing", "thief: HostTaken"]);
 }
+
+#[test]
+fn names_under_a_wildcard_are_its_claimants() {
+    let wide = json!({"rules": [rule("*.shop.example.com", &[path("/", "Prefix", "a")])]});
+    let narrow = |service: &str| json!({"rules": [rule("admin.shop.example.com", &[path("/", "Prefix", service)])]});
+    let built = Builder::default().build(&cluster(&[
+        ingress("wide", "one", 1, wide.clone()),
+        ingress("thief", "two", 2, narrow("b")),
+        ingress("own", "one", 3, narrow("c")),
+    ]));
+    assert_eq!(way(&built, "admin.shop.example.com", "/"), "10.0.0.2");
+    assert_eq!(reasons(&built), ["thief: HostTaken"]);
+    // Whoever was there before the wildcard keeps its name.
+    let built = Builder::default().build(&cluster(&[
+        ingress("first", "two", 1, narrow("b")),
+        ingress("wide", "one", 2, wide),
+    ]));
+    assert_eq!(way(&built, "admin.shop.example.com", "/"), "10.1.0.1");
+    assert_eq!(way(&built, "other.shop.example.com", "/"), "10.0.0.0");
+}

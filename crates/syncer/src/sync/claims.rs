@@ -1,5 +1,7 @@
 //! Volume claims, and the volumes that appear inside for them.
 
+use std::sync::Arc;
+
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use serde_json::Value;
@@ -14,6 +16,7 @@ use crate::queue::Outcome;
 pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Outcome, ApiError> {
     let kind = Kind::Claim;
     let inside = syncer.inside.get(kind, name);
+    let inside = inside.map(|claim| on_shown_node(syncer, claim));
     let host = syncer.host_object(kind, name);
     match (inside, host) {
         (None, None) => {}
@@ -24,7 +27,7 @@ pub(crate) async fn reconcile(syncer: &Syncer, name: &VirtualName) -> Result<Out
         }
         (Some(inside), None) => {
             if let Some(why) = selection::obstacle(syncer, kind, &inside) {
-                events::warn(syncer, &inside, selection::REASON, &why).await;
+                selection::tell(syncer, kind, &inside, &why).await;
             } else if !object::is_terminating(&inside) {
                 create(syncer, name, &inside).await?;
             }
@@ -53,6 +56,20 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<(
         events::warn(syncer, inside, "SyncWarning", &warning).await;
     }
     Ok(())
+}
+
+/// The claim, without a node for its volume that is none of those shown: a
+/// tenant could write any name there.
+fn on_shown_node(syncer: &Syncer, claim: Arc<Value>) -> Arc<Value> {
+    let Some(node) = syncer.translator.selected_node(&claim) else {
+        return claim;
+    };
+    let place = VirtualName::new("", node);
+    let shown = syncer.inside.get(Kind::Node, &place);
+    if shown.is_some_and(|node| syncer.translator.is_imported(&node)) {
+        return claim;
+    }
+    Arc::new(syncer.translator.without_selected_node(&claim))
 }
 
 async fn both(syncer: &Syncer, inside: &Value, host: &Value) -> Result<(), ApiError> {

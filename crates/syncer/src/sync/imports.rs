@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::{custom, delete_inside};
 use crate::api::{ApiError, Narrow};
+use crate::cache::Cache;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 use crate::queue::Outcome;
@@ -24,6 +25,10 @@ pub(crate) async fn reconcile(
     let resource = kind.resource();
     let inside = syncer.inside.get(kind, name);
     let host = syncer.host.get(kind, name);
+    // What is not listed yet must not be taken for gone.
+    if !syncer.host.cache(kind).is_some_and(Cache::is_synced) {
+        return Ok(Outcome::Done);
+    }
     match (inside, host) {
         (None, None) => {}
         (Some(inside), None) => {
@@ -60,7 +65,7 @@ pub(crate) async fn reconcile(
 }
 
 /// Classes of the host by kind, all that can be shown.
-const CLASSES: &[Kind] = &[
+pub(crate) const CLASSES: &[Kind] = &[
     Kind::IngressClass,
     Kind::StorageClass,
     Kind::RuntimeClass,

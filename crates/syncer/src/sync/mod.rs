@@ -22,6 +22,7 @@ pub(crate) mod services;
 pub(crate) mod shown;
 pub(crate) mod sources;
 pub(crate) mod tokens;
+pub(crate) mod usage;
 pub(crate) mod volumes;
 
 use coracle_machinery::object;

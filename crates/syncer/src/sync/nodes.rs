@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{delete_inside, set_status};
+use super::{delete_inside, set_status, usage};
 use crate::api::{ApiError, Delete};
 use crate::engine::Syncer;
 use crate::kinds::{Kind, other};
@@ -134,6 +134,7 @@ fn wanted(syncer: &Syncer, name: &str, host: Option<&Value>) -> Option<Value> {
         if !nodes.clear_image_status {
             show_images(&mut node, host);
         }
+        usage::apply(syncer, &mut node);
         return Some(node);
     }
     Some(fake_node(&FakeNode {

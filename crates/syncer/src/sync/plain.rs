@@ -4,7 +4,7 @@
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
 
-use super::{create_on_host, delete_on_host, events, selection, set_status};
+use super::{create_on_host, delete_on_host, selection, set_status};
 use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
@@ -27,8 +27,8 @@ pub(crate) async fn reconcile(
         return Ok(Outcome::Done);
     };
     if let Some(why) = selection::obstacle(syncer, kind, &inside) {
-        events::warn(syncer, &inside, selection::REASON, &why).await;
-        if let Some(host) = host {
+        selection::tell(syncer, kind, &inside, &why).await;
+        if let Some(host) = host.filter(|_| selection::is_known(syncer, kind)) {
             delete_on_host(syncer, kind, &host, None).await?;
         }
         return Ok(Outcome::Done);

@@ -92,7 +92,7 @@ async fn create(syncer: &Syncer, name: &VirtualName, inside: &Value) -> Result<O
         return Ok(Outcome::Done);
     }
     if let Some(why) = selection::obstacle(syncer, Kind::Pod, inside) {
-        events::warn(syncer, inside, selection::REASON, &why).await;
+        selection::tell(syncer, Kind::Pod, inside, &why).await;
         return Ok(Outcome::Done);
     }
     classes::ensure_priority(syncer, inside).await?;

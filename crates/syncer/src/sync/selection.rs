@@ -2,15 +2,25 @@
 //! is not synced. As upstream, but for objects without a class, which the host
 //! would give its own default: they are not synced either.
 
+use std::sync::Arc;
+
 use coracle_config::Config;
 use coracle_machinery::{LabelSelector, object};
+use coracle_translate::claim_class;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
+use super::events;
+use super::imports::CLASSES;
+use crate::cache::Cache;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 
 /// Why an object was not synced, as upstream names it.
-pub(crate) const REASON: &str = "SyncWarning";
+const REASON: &str = "SyncWarning";
+
+/// Names the class of an Ingress, from before there was a field for it.
+const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 
 /// Which of the host's classes of this kind are shown; `None` for all of them.
 pub(crate) fn selector(config: &Config, kind: Kind) -> Option<LabelSelector> {
@@ -38,33 +48,58 @@ pub(crate) fn users(class: Kind) -> &'static [Kind] {
     }
 }
 
+/// True once the chosen classes that objects of a kind may use are known:
+/// before that, nothing is new and nothing is taken away.
+pub(crate) fn is_known(syncer: &Syncer, user: Kind) -> bool {
+    CLASSES
+        .iter()
+        .filter(|class| users(**class).contains(&user))
+        .filter(|class| selector(&syncer.translator.config, **class).is_some())
+        .all(|class| syncer.host.cache(*class).is_some_and(Cache::is_synced))
+}
+
+/// Has everything looked at that was met before the host's classes were known.
+pub(crate) async fn once_known(syncer: Arc<Syncer>, stop: CancellationToken) {
+    for class in CLASSES {
+        let Some(cache) = syncer.host.cache(*class) else {
+            continue;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = cache.synced() => {}
+        }
+        syncer.push_all(*class, None);
+        for user in users(*class) {
+            syncer.push_all(*user, None);
+        }
+    }
+}
+
+/// Tells the user why an object does not flow, once that is sure.
+pub(crate) async fn tell(syncer: &Syncer, user: Kind, inside: &Value, why: &str) {
+    if is_known(syncer, user) {
+        events::warn(syncer, inside, REASON, why).await;
+    }
+}
+
 /// Why a virtual object must not flow to the host: its class is not among those
 /// chosen.
 pub(crate) fn obstacle(syncer: &Syncer, kind: Kind, inside: &Value) -> Option<String> {
-    let annotation = |key: &str| {
-        let annotations = inside.pointer("/metadata/annotations");
-        let value = annotations.and_then(|all| all.get(key));
-        value.and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let or = |name: &str, key: &str| {
-        let name = object::text(inside, name).to_owned();
-        if name.is_empty() {
-            annotation(key)
-        } else {
-            name
-        }
-    };
     match kind {
         Kind::Ingress => {
-            let class = or("/spec/ingressClassName", "kubernetes.io/ingress.class");
-            outside(syncer, Kind::IngressClass, "ingressClasses", &class)
+            let outside = |name| outside(syncer, Kind::IngressClass, "ingressClasses", name);
+            // Controllers differ in which of them they look at.
+            let field = object::text(inside, "/spec/ingressClassName");
+            let annotation = object::annotation(inside, INGRESS_CLASS).unwrap_or_default();
+            match (field, annotation) {
+                ("", "") => outside(""),
+                (name, "") | ("", name) => outside(name),
+                (field, annotation) => outside(field).or_else(|| outside(annotation)),
+            }
         }
         Kind::Claim => {
-            let class = or(
-                "/spec/storageClassName",
-                "volume.beta.kubernetes.io/storage-class",
-            );
-            outside(syncer, Kind::StorageClass, "storageClasses", &class)
+            let class = claim_class(inside);
+            outside(syncer, Kind::StorageClass, "storageClasses", class)
         }
         Kind::Pod => {
             let enforced = &syncer.translator.config.sync.to_host.pods;

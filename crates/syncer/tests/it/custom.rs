@@ -445,3 +445,26 @@ async fn objects_of_no_namespace_are_all_shown() {
     world.inside.appears(&format!("{boats}/b")).await;
     world.inside.disappears(&format!("{boats}/a")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_stored_version_of_the_host_changes_nothing() {
+    let world = world(TO_HOST).await;
+    world.inside.create(INSIDE, boat("a", "hide")).await;
+    let host = format!("{HOST}/a-x-default-x-vc");
+    world.host.appears(&host).await;
+    // As an operator's upgrade does it; the names tell when it was seen.
+    let mut changed = definition("Namespaced")["spec"].clone();
+    changed["versions"][0]["storage"] = false.into();
+    changed["versions"][1]["storage"] = true.into();
+    changed["names"]["shortNames"] = json!(["bt"]);
+    world.host.patch(DEFINITION, json!({"spec": changed})).await;
+    let seen = |definition: &Value| definition["spec"]["names"]["shortNames"][0] == "bt";
+    let inside = world.inside.until(DEFINITION, "not seen", seen).await;
+    let versions = inside["spec"]["versions"].as_array().unwrap();
+    assert_eq!(versions.len(), 1);
+    assert_eq!(versions[0]["name"], "v1");
+    world.inside.create(INSIDE, boat("b", "oak")).await;
+    let made = format!("{HOST}/b-x-default-x-vc");
+    assert_eq!(world.host.appears(&made).await["spec"]["hull"], "oak");
+    assert_eq!(world.host.get(&host).await.unwrap()["spec"]["hull"], "hide");
+}

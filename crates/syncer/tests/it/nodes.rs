@@ -103,3 +103,41 @@ async fn classes_that_are_no_longer_shown_go() {
     world.inside.disappears(&format!("{classes}/fast")).await;
     assert!(world.inside.get(&format!("{classes}/own")).await.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_inside_is_shown_what_others_leave_of_a_node() {
+    let world = world(
+        "{sync: {fromHost: {nodes: {enabled: true, selector: {all: true}}}}, \
+         controlPlane: {advanced: {virtualScheduler: {enabled: true}}}}",
+    )
+    .await;
+    let node = format!("{NODES}/node-a");
+    let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+    let status = json!({"status": {"allocatable": allocatable}});
+    world.host.patch(&format!("{node}/status"), status).await;
+    let offered = async |cpu: &'static str| {
+        world
+            .inside
+            .until(&node, "another part is offered", |node| {
+                node["status"]["allocatable"]["cpu"] == cpu
+            })
+            .await;
+    };
+    offered("4").await;
+    let namespace = json!({"metadata": {"name": "others"}});
+    world.host.create("/api/v1/namespaces", namespace).await;
+    let account = json!({"metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/others/serviceaccounts";
+    world.host.create(accounts, account).await;
+    let pods = "/api/v1/namespaces/others/pods";
+    let spec = json!({"nodeName": "node-a", "containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1500m"}}}]});
+    let neighbour = json!({"metadata": {"name": "neighbour"}, "spec": spec});
+    world.host.create(pods, neighbour).await;
+    offered("2500m").await;
+    world
+        .host
+        .delete(&format!("{pods}/neighbour"), Some(0))
+        .await;
+    offered("4").await;
+}

@@ -70,6 +70,18 @@ async fn an_ingress_flows_while_its_class_is_chosen() {
         let path = format!("{host}/{name}-x-default-x-vc");
         assert!(world.host.get(&path).await.is_none(), "{path}");
     }
+    // The old annotation opens nothing that the field may not.
+    let annotation =
+        |class: Value| json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": class}}});
+    let good = format!("{ingresses}/good");
+    let on_host = format!("{host}/good-x-default-x-vc");
+    world
+        .inside
+        .patch(&good, annotation("internal".into()))
+        .await;
+    world.host.disappears(&on_host).await;
+    world.inside.patch(&good, annotation(Value::Null)).await;
+    world.host.appears(&on_host).await;
 
     // The host's administrator has the last word, at any time.
     let label = |value: &str| json!({"metadata": {"labels": {"tenants": value}}});
@@ -102,12 +114,17 @@ async fn a_claim_does_not_flow_with_another_storage_class() {
             "resources": {"requests": {"storage": "1Gi"}}}});
         world.inside.create(claims, claim).await;
     }
+    let sly = json!({"metadata": {"name": "sly", "annotations":
+        {"volume.beta.kubernetes.io/storage-class": "expensive"}}, "spec": {
+        "storageClassName": "standard", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    world.inside.create(claims, sly).await;
     let host = "/api/v1/namespaces/demo/persistentvolumeclaims";
     world
         .host
         .appears(&format!("{host}/good-x-default-x-vc"))
         .await;
-    for name in ["bad", "none"] {
+    for name in ["bad", "none", "sly"] {
         let message = told(&world, "PersistentVolumeClaim", name).await;
         assert!(message.contains("storageClasses.selector"), "{message}");
         let path = format!("{host}/{name}-x-default-x-vc");

@@ -92,9 +92,100 @@ spec:
         .lines()
         .filter(|l| l.contains("-x-default-x-specific-nodes") && l.contains(&node));
     ensure(synced.count() == 3, &outside)?;
+    storage_of_scheduled_pods(&cluster)?;
+    room_for_others(world, &cluster)?;
     cluster.delete()?;
     world.kubectl("label nodes --all env-")?;
     no_roles_left(world)
+}
+
+/// A volume is made where the scheduler inside puts its first pod.
+fn storage_of_scheduled_pods(cluster: &VirtualCluster<'_>) -> Result {
+    let inside = &cluster.inside;
+    inside.eventually("the class", || inside.kubectl("get storageclass standard"))?;
+    inside.apply(
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: standard
+  resources: {requests: {storage: 1Mi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sleep, "3600"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: kept}}]
+"#,
+    )?;
+    inside.kubectl("wait pod keeper --for condition=Ready --timeout 120s")?;
+    has(&inside.kubectl("get pvc kept")?, "Bound")
+}
+
+/// What pods of others ask for is not given away a second time.
+fn room_for_others(world: &World, cluster: &VirtualCluster<'_>) -> Result {
+    let inside = &cluster.inside;
+    let cpu = "get nodes -o jsonpath={.items[0].status.allocatable.cpu}";
+    let all = world.kubectl(cpu)?;
+    world.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: neighbour}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sleep, "3600"]
+    resources: {{requests: {{cpu: 500m}}, limits: {{cpu: {all}}}}}
+"#
+    ))?;
+    let milli = |text: &str| match text.strip_suffix('m') {
+        Some(milli) => milli.parse::<i64>(),
+        None => text.parse::<i64>().map(|whole| whole * 1000),
+    };
+    let milli = |text: &str| milli(text.trim()).map_err(|e| format!("{text:?}: {e}"));
+    let whole = milli(&all)?;
+    let left = inside.eventually("less is left", || {
+        let left = milli(&inside.kubectl(cpu)?)?;
+        ensure(left <= whole - 500, &format!("{left} of {whole} are left"))?;
+        Ok(left)
+    })?;
+    inside.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: greedy}}
+spec:
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sleep, "3600"]
+    resources: {{requests: {{cpu: {}m}}}}
+"#,
+        left + 1
+    ))?;
+    inside.eventually("the scheduler's refusal", || {
+        let told = "get events --field-selector involvedObject.name=greedy";
+        has(&inside.kubectl(told)?, "Insufficient cpu")
+    })?;
+    world.kubectl("delete pod neighbour")?;
+    inside.kubectl("wait pod greedy --for condition=Ready --timeout 120s")?;
+    inside
+        .kubectl("delete pod greedy --grace-period 0 --force")
+        .map(drop)
 }
 
 /// Nothing outside of its namespace is left of a virtual cluster.

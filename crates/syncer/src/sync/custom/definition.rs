@@ -129,8 +129,10 @@ async fn look(syncer: &Syncer, custom: &Custom) -> Result<Look, ApiError> {
     let Some(host) = definitions.host.get(&name).filter(|d| established(d)) else {
         return waits("the host has no such definition");
     };
-    let Some(kind) = CustomKind::of(&host, &custom.name) else {
-        return waits("the host does not serve it in that version");
+    let Some(kind) = CustomKind::of(&host, &at_version(syncer, custom)) else {
+        return waits(
+            "the host does not serve it in the version that flows; the values can name another",
+        );
     };
     if kind.namespaced != custom.namespaced {
         return waits("its objects are of another scope than the values say");
@@ -168,6 +170,27 @@ async fn look(syncer: &Syncer, custom: &Custom) -> Result<Look, ApiError> {
         Some(_) => waits("its definition inside is not served yet"),
         None => waits("the definition inside is the tenant's own, and not like the host's"),
     }
+}
+
+/// The name with the version that flows: the one that the values name, or the
+/// one that the definition inside has already. The host may come to store
+/// another one, but objects inside are written in this; to relabel them would
+/// lose what the versions call by different names.
+fn at_version(syncer: &Syncer, custom: &Custom) -> CustomName {
+    let place = VirtualName::new("", custom.name.definition());
+    let mut name = custom.name.clone();
+    let flows_to_host = custom.namespaced && custom.mappings.is_empty();
+    if name.version.is_none()
+        && flows_to_host
+        && let Some(inside) = custom.definitions.inside.get(&place)
+        && syncer.translator.is_shown(&inside)
+    {
+        name.version = object::items(&inside, "/spec/versions")
+            .iter()
+            .find(|version| version["storage"] == true)
+            .map(|version| object::text(version, "/name").to_owned());
+    }
+    name
 }
 
 /// What flows between the two definitions, if they are alike.
