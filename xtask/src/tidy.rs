@@ -21,7 +21,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("syncer", &["config", "machinery", "pki", "translate"]),
     ("dns", &["machinery"]),
     ("node", &["machinery", "pki"]),
-    ("ingress", &["pki"]),
+    ("ingress", &["machinery", "pki"]),
     (
         "server",
         &[

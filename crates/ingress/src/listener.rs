@@ -27,6 +27,9 @@ use crate::tunnel::{self, Begun};
 
 /// Most connections of clients at once, on each address; further ones wait.
 const MAX_CONNECTIONS: usize = 4096;
+/// Most of them that are passed on as they are: these may be silent for hours,
+/// and must leave places to the others.
+const MAX_TUNNELS: usize = MAX_CONNECTIONS / 2;
 /// Most connections that ask how this is doing.
 const MAX_HEALTH_CONNECTIONS: usize = 16;
 /// How long a TLS handshake may take.
@@ -63,10 +66,12 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tunnels = Arc::new(Semaphore::new(MAX_TUNNELS));
     let tracker = TaskTracker::new();
     let secure = secure.map(|secure| secure.0);
     while let Some((stream, peer, place)) = accept(&listener, &places, &stop).await {
         let (proxy, secure, stop) = (proxy.clone(), secure.clone(), stop.clone());
+        let tunnels = tunnels.clone();
         tracker.spawn(async move {
             let origin = Origin {
                 peer: peer.ip(),
@@ -81,7 +86,12 @@ pub async fn serve(
                     Ok(Ok((name, stream))) => {
                         let to = name.and_then(|name| proxy.table().tunnel(&name));
                         match to {
-                            Some(backend) => passed_on(stream, &backend, peer, &stop).await,
+                            Some(backend) => {
+                                let Ok(_place) = tunnels.try_acquire_owned() else {
+                                    return tracing::warn!(%peer, "no place for a tunnel");
+                                };
+                                passed_on(stream, &backend, peer, &stop).await;
+                            }
                             None => secured(stream, acceptor, proxy, origin, stop).await,
                         }
                     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::server::Acceptor;
@@ -21,6 +22,13 @@ const PIECE: usize = 4096;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most endpoints that are tried for one connection.
 const MAX_ATTEMPTS: usize = 3;
+
+/// After how many seconds of silence a side of a tunnel is asked whether it is
+/// there, how often, and how many times before it counts as gone: who vanished
+/// must not keep its place.
+const KEEP_ALIVE_IDLE: u32 = 60;
+const KEEP_ALIVE_INTERVAL: u32 = 15;
+const KEEP_ALIVE_PROBES: u32 = 4;
 
 /// A stream of which the beginning has been read already, and is read again.
 pub struct Begun<S> {
@@ -78,12 +86,14 @@ impl Begun<TcpStream> {
     pub async fn pass_on(mut self, backend: &Arc<Backend>) -> io::Result<()> {
         let place = backend.places.clone().try_acquire_owned();
         let _place = place.map_err(|_| io::Error::other("the service has too much to do"))?;
+        keep_alive(&self.stream)?;
         let mut last = io::Error::other("the service has no endpoints");
         for endpoint in backend.in_turn().take(MAX_ATTEMPTS) {
             let connecting = TcpStream::connect(endpoint);
             match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(Ok(mut endpoint)) => {
                     endpoint.set_nodelay(true)?;
+                    keep_alive(&endpoint)?;
                     endpoint.write_all(&self.beginning).await?;
                     tokio::io::copy_bidirectional(&mut self.stream, &mut endpoint).await?;
                     return Ok(());
@@ -94,6 +104,14 @@ impl Begun<TcpStream> {
         }
         Err(last)
     }
+}
+
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEP_ALIVE_PROBES)?;
+    Ok(())
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {

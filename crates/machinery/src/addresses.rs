@@ -1,8 +1,17 @@
-//! Ranges of addresses that are given out one by one.
+//! Addresses that are not for everybody, and ranges of those that are given out
+//! one by one.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+/// Where clouds tell machines their secrets, beside link-local addresses.
+pub const METADATA: &[IpAddr] = &[
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
 
 /// Most addresses of a range: whoever looks for a free one may look at all.
 pub const MAX_ADDRESSES: u32 = 1024;

@@ -19,7 +19,7 @@ use crate::metadata::reapplied;
 use crate::names::{Translator, VirtualName};
 use crate::refs::Reference;
 
-/// Bytes of what one expression makes: as much as all annotations of an object
+/// Bytes of what the expressions of one object make: as much as all annotations of an object
 /// may have.
 const MAX_RESULT: usize = 256 << 10;
 /// Fields that the patches of one object change: more would be an object that
@@ -267,17 +267,14 @@ impl Translator {
         }
         let mut changes = Vec::new();
         let mut patched = desired;
-        let mut budget = Budget::new(Budget::TOTAL);
+        let mut work = Work::new(self.context(inside, &Value::Null));
         for patch in patches.forth.iter() {
             each(&mut patched, patch, &mut |path, field| {
                 let new = match &patch.mode {
                     Mode::Drop => Some(Value::Null),
                     Mode::Labels => Some(self.selected(field, object::namespace(inside))),
                     Mode::Reference(named) => self.named(named, field, object::namespace(inside)),
-                    Mode::Expression(program) => {
-                        let context = self.context(path, inside, &Value::Null);
-                        Some(evaluate(program, field, &context, &mut budget)?)
-                    }
+                    Mode::Expression(program) => Some(work.evaluate(program, path, field)?),
                 };
                 changes.extend(new.as_ref().map(|new| json!([path, new])));
                 Ok(new)
@@ -333,14 +330,13 @@ impl Translator {
         }
         let mut changes = Vec::new();
         let mut patched = shown;
-        let mut budget = Budget::new(Budget::TOTAL);
+        let mut work = Work::new(self.context(inside, host));
         for patch in patches.back.iter() {
             each(&mut patched, patch, &mut |path, field| {
                 let Mode::Expression(program) = &patch.mode else {
                     return Ok(None);
                 };
-                let context = self.context(path, inside, host);
-                let new = evaluate(program, field, &context, &mut budget)?;
+                let new = work.evaluate(program, path, field)?;
                 changes.push(json!([path, new]));
                 Ok(Some(new))
             })?;
@@ -351,10 +347,11 @@ impl Translator {
         Ok(reapplied(patched, &Value::Array(changes)))
     }
 
-    fn context(&self, path: &str, inside: &Value, host: &Value) -> Value {
+    /// What expressions know besides their field; its path is put in for each.
+    fn context(&self, inside: &Value, host: &Value) -> Value {
         json!({
             "vcluster": {"name": self.vc, "namespace": self.host_namespace},
-            "virtualObject": inside, "hostObject": host, "path": path,
+            "virtualObject": inside, "hostObject": host,
         })
     }
 
@@ -413,23 +410,39 @@ impl<'a> Activation<'a> for Variables<'a> {
     }
 }
 
-fn evaluate(
-    program: &Program,
-    value: &Value,
-    context: &Value,
-    budget: &mut Budget,
-) -> Result<Value, String> {
-    let variables = Variables { value, context };
-    let mut own = Budget::new(Budget::PER_CALL.min(budget.left()));
-    let before = own.left();
-    // The program outlives the values that it is asked about.
-    let result = program
-        .evaluate(&variables, &mut own)
-        .map_err(|e| e.to_string());
-    let spent = usize::try_from(before - own.left()).unwrap_or(usize::MAX);
-    budget.spend(spent).map_err(|e| e.to_string())?;
-    let mut left = MAX_RESULT;
-    written(&result?, &mut left)
+/// The expressions of one object: what they know, and what is left to them all.
+struct Work {
+    context: Value,
+    budget: Budget,
+    /// Bytes of results.
+    left: usize,
+}
+
+impl Work {
+    fn new(context: Value) -> Self {
+        Self {
+            context,
+            budget: Budget::new(Budget::TOTAL),
+            left: MAX_RESULT,
+        }
+    }
+
+    fn evaluate(&mut self, program: &Program, path: &str, value: &Value) -> Result<Value, String> {
+        self.context["path"] = path.into();
+        let variables = Variables {
+            value,
+            context: &self.context,
+        };
+        let mut own = Budget::new(Budget::PER_CALL.min(self.budget.left()));
+        let before = own.left();
+        // The program outlives the values that it is asked about.
+        let result = program
+            .evaluate(&variables, &mut own)
+            .map_err(|e| e.to_string());
+        let spent = usize::try_from(before - own.left()).unwrap_or(usize::MAX);
+        self.budget.spend(spent).map_err(|e| e.to_string())?;
+        written(&result?, &mut self.left)
+    }
 }
 
 /// The value as JSON, as far as its size may go.
@@ -467,7 +480,7 @@ fn written(value: &Val<'_>, left: &mut usize) -> Result<Value, String> {
 }
 
 fn too_large() -> String {
-    format!("its result is larger than {MAX_RESULT} bytes")
+    format!("the results for this object are larger than {MAX_RESULT} bytes")
 }
 
 fn take(left: &mut usize, bytes: usize) -> Result<(), String> {

@@ -2,17 +2,10 @@
 //! they write into pods, endpoints, nodes and URLs of webhooks is theirs to
 //! choose, and this server may stand in a network that is none of theirs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use coracle_machinery::addresses::METADATA;
 use coracle_machinery::{ApiError, Reason};
-
-/// Where clouds tell machines their secrets, beside link-local addresses.
-const METADATA: &[IpAddr] = &[
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
 
 /// The addresses that are open to users. By default all but those that no
 /// server may be sent to: itself, its link, and metadata services of clouds.

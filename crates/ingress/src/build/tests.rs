@@ -51,7 +51,7 @@ fn cluster(ingresses: &[Value]) -> Objects {
                     "labels": {"kubernetes.io/service-name": name}},
                 "addressType": "IPv4", "ports": [{"name": "web", "port": 8080}],
                 "endpoints": [{"addresses": [format!("10.{net}.0.{host}")]},
-                    {"addresses": ["127.0.0.1"]}]})));
+                    {"addresses": ["127.0.0.1"]}, {"addresses": ["100.100.100.200"]}]})));
         }
     }
     objects
