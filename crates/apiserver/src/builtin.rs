@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use coracle_machinery::ApiError;
 use coracle_pki::TokenSigner;
+use coracle_pki::tls::Identity;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
     self, Dependencies, Extensions, HostAddresses, KubernetesService, Quotas, ServiceAddressing,
     ensure_kubernetes_service,
 };
+use crate::aggregation::Aggregation;
 use crate::auth::handlers::{OpenId, handlers};
 use crate::auth::node::Authorizers;
 use crate::auth::rbac::{Rbac, aggregation};
@@ -35,6 +37,8 @@ pub struct BuiltinOptions {
     pub addressing: ServiceAddressing,
     /// The way to webhooks, if not over the cluster's network.
     pub callouts: Option<Arc<Callouts>>,
+    /// The certificate by which the servers behind APIServices know this one.
+    pub front_proxy: Option<Identity>,
     /// Where that network may lead.
     pub reach: Arc<Reach>,
 }
@@ -48,6 +52,8 @@ pub struct Builtin {
     pub tokens: Arc<ServiceAccountTokens>,
     /// The way to webhooks.
     pub callouts: Arc<Callouts>,
+    /// What other servers serve.
+    pub aggregation: Arc<Aggregation>,
     quotas: Arc<Quotas>,
     objects: Arc<dyn Objects>,
 }
@@ -72,6 +78,9 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
         let network = ClusterNetwork::new(objects.clone(), options.reach);
         Arc::new(Callouts::new(Arc::new(network)))
     });
+    let aggregation = Aggregation::new(callouts.resolver(), options.front_proxy);
+    let aggregation = Arc::new(aggregation);
+    builder = builder.aggregation(aggregation.clone());
     let rules = admission::chain(&Dependencies {
         objects: objects.clone(),
         rbac: rbac.clone(),
@@ -100,6 +109,7 @@ pub fn install(mut builder: Builder, options: BuiltinOptions) -> (Builder, Built
         rbac,
         tokens,
         callouts,
+        aggregation,
         quotas,
         objects,
     };

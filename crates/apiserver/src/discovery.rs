@@ -10,7 +10,32 @@ use coracle_machinery::GroupVersionKind;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::auth::bootstrap::version_priority;
 use crate::kind::{Kind, Scope, Subresource, Verb};
+
+/// The priority of a group of custom resources, as upstream registers them.
+pub(crate) const CUSTOM_GROUP_PRIORITY: u32 = 1_000;
+/// The priority of any of its versions.
+pub(crate) const CUSTOM_VERSION_PRIORITY: u32 = 100;
+
+/// A group and version that another server serves.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// The group.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The group's place among groups: the greatest comes first.
+    pub group_priority: u32,
+    /// The version's place among those of the group.
+    pub version_priority: u32,
+    /// Its resources, as aggregated discovery has them.
+    pub resources: Vec<Value>,
+    /// Whether the server told of these when it was last asked.
+    pub fresh: bool,
+    /// The hash of its OpenAPI document, if it has one.
+    pub openapi: Option<String>,
+}
 
 /// A form of discovery, chosen by the `Accept` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +102,7 @@ pub fn core_versions(address: &str) -> Value {
 }
 
 /// The answer to `GET /`: the paths that there are.
-pub fn paths(kinds: &[Arc<Kind>]) -> Value {
+pub fn paths(kinds: &[Arc<Kind>], elsewhere: &[&Elsewhere]) -> Value {
     const OTHERS: &[&str] = &[
         "/.well-known/openid-configuration",
         "/api",
@@ -101,12 +126,16 @@ pub fn paths(kinds: &[Arc<Kind>]) -> Value {
             paths.insert(format!("/apis/{group}/{version}"));
         }
     }
+    for Elsewhere { group, version, .. } in elsewhere {
+        paths.insert(format!("/apis/{group}"));
+        paths.insert(format!("/apis/{group}/{version}"));
+    }
     json!({"paths": paths})
 }
 
 /// The answer to `GET /apis`.
-pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
-    let groups: Vec<Value> = groups(kinds)
+pub fn group_list(kinds: &[Arc<Kind>], elsewhere: &[&Elsewhere]) -> Value {
+    let groups: Vec<Value> = groups(kinds, elsewhere)
         .iter()
         .filter(|g| !g.name.is_empty())
         .map(|g| api_group(g))
@@ -115,8 +144,8 @@ pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
 }
 
 /// The answer to `GET /apis/G`, or `None` if there is no such group.
-pub fn group(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
-    let groups = groups(kinds);
+pub fn group(kinds: &[Arc<Kind>], elsewhere: &[&Elsewhere], name: &str) -> Option<Value> {
+    let groups = groups(kinds, elsewhere);
     let found = groups.iter().find(|g| g.name == name && !name.is_empty())?;
     let mut body = api_group(found);
     body["kind"] = "APIGroup".into();
@@ -143,12 +172,12 @@ pub fn resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<
 }
 
 /// The aggregated answer to `GET /api` (`core`) or `GET /apis`.
-pub fn aggregated(kinds: &[Arc<Kind>], form: Form, core: bool) -> Value {
+pub fn aggregated(kinds: &[Arc<Kind>], elsewhere: &[&Elsewhere], form: Form, core: bool) -> Value {
     let version = match form {
         Form::AggregatedV2Beta1 => "v2beta1",
         Form::AggregatedV2 | Form::Plain => "v2",
     };
-    let items: Vec<Value> = groups(kinds)
+    let items: Vec<Value> = groups(kinds, elsewhere)
         .iter()
         .filter(|g| g.name.is_empty() == core)
         .map(aggregated_group)
@@ -171,47 +200,77 @@ pub fn etag(body: &[u8]) -> String {
 /// One group with its versions, the preferred one first.
 struct Group<'a> {
     name: &'a str,
+    priority: u32,
     versions: Vec<Version<'a>>,
 }
 
 struct Version<'a> {
     name: &'a str,
+    priority: u32,
     kinds: Vec<&'a Arc<Kind>>,
+    elsewhere: Option<&'a Elsewhere>,
 }
 
-/// Groups in upstream's order of priority.
-fn groups(kinds: &[Arc<Kind>]) -> Vec<Group<'_>> {
+/// Groups in upstream's order of priority. What another server serves is not
+/// shown twice.
+fn groups<'a>(kinds: &'a [Arc<Kind>], elsewhere: &[&'a Elsewhere]) -> Vec<Group<'a>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
+    for other in elsewhere {
+        let group = group_of(&mut groups, &other.group, other.group_priority);
+        group.versions.push(Version {
+            name: &other.version,
+            priority: other.version_priority,
+            kinds: Vec::new(),
+            elsewhere: Some(other),
+        });
+    }
     for kind in kinds {
-        let at = match groups.iter().position(|g| g.name == kind.gvk.group) {
-            Some(at) => at,
-            None => {
-                groups.push(Group {
-                    name: &kind.gvk.group,
-                    versions: Vec::new(),
-                });
-                groups.len() - 1
-            }
-        };
-        let versions = &mut groups[at].versions;
-        match versions.iter_mut().find(|v| v.name == kind.gvk.version) {
+        let (name, version) = (kind.gvk.group.as_ref(), kind.gvk.version.as_ref());
+        let group = group_of(&mut groups, name, group_priority(name));
+        match group.versions.iter_mut().find(|v| v.name == version) {
             Some(version) => version.kinds.push(kind),
-            None => versions.push(Version {
-                name: &kind.gvk.version,
+            None => group.versions.push(Version {
+                name: version,
+                priority: version_priority(name, version).unwrap_or(CUSTOM_VERSION_PRIORITY),
                 kinds: vec![kind],
+                elsewhere: None,
             }),
         }
     }
-    groups.sort_by_key(|g| (Reverse(group_priority(g.name)), g.name));
+    groups.sort_by_key(|g| (Reverse(g.priority), g.name));
     for group in &mut groups {
-        group
-            .versions
-            .sort_by(|a, b| compare_versions(b.name, a.name));
+        group.versions.sort_by(|a, b| {
+            let by_priority = b.priority.cmp(&a.priority);
+            by_priority.then_with(|| compare_versions(b.name, a.name))
+        });
         for version in &mut group.versions {
             version.kinds.sort_by(|a, b| a.plural.cmp(&b.plural));
         }
     }
     groups
+}
+
+/// The group of that name, made if it is not there, which has at least that
+/// priority.
+fn group_of<'a, 'g>(
+    groups: &'g mut Vec<Group<'a>>,
+    name: &'a str,
+    priority: u32,
+) -> &'g mut Group<'a> {
+    let at = match groups.iter().position(|g| g.name == name) {
+        Some(at) => at,
+        None => {
+            groups.push(Group {
+                name,
+                priority,
+                versions: Vec::new(),
+            });
+            groups.len() - 1
+        }
+    };
+    let group = &mut groups[at];
+    group.priority = group.priority.max(priority);
+    group
 }
 
 /// Group priorities as upstream registers its own groups with the
@@ -238,7 +297,7 @@ fn group_priority(group: &str) -> u32 {
         "discovery.k8s.io" => 16_200,
         "resource.k8s.io" => 16_150,
         "flowcontrol.apiserver.k8s.io" => 16_100,
-        _ => 1_000,
+        _ => CUSTOM_GROUP_PRIORITY,
     }
 }
 
@@ -348,15 +407,17 @@ fn aggregated_group(group: &Group<'_>) -> Value {
         .versions
         .iter()
         .map(|version| {
-            let resources: Vec<Value> = version
-                .kinds
-                .iter()
-                .map(|k| aggregated_resource(k))
-                .collect();
+            let (resources, fresh) = match version.elsewhere {
+                Some(other) => (other.resources.clone(), other.fresh),
+                None => {
+                    let kinds = version.kinds.iter();
+                    (kinds.map(|k| aggregated_resource(k)).collect(), true)
+                }
+            };
             json!({
                 "version": version.name,
                 "resources": resources,
-                "freshness": "Current",
+                "freshness": if fresh { "Current" } else { "Stale" },
             })
         })
         .collect();
@@ -431,7 +492,7 @@ mod tests {
         for (file, core) in [("discovery-api.json", true), ("discovery-apis.json", false)] {
             let bytes = std::fs::read(dir.join(file)).unwrap();
             let expected: Value = serde_json::from_slice(&bytes).unwrap();
-            let ours = aggregated(&kinds(), Form::AggregatedV2, core);
+            let ours = aggregated(&kinds(), &[], Form::AggregatedV2, core);
             let order = |v: &Value| -> Vec<String> {
                 let items = v["items"].as_array().unwrap();
                 items
@@ -467,12 +528,55 @@ mod tests {
         assert_eq!(pods["storageVersionHash"], "xPOwRZ+Yhw8=");
         assert_eq!(pods["shortNames"], json!(["po"]));
         assert!(resource_list(&kinds, "apps", "v2").is_none());
-        let group = group(&kinds, "autoscaling").unwrap();
+        let group = group(&kinds, &[], "autoscaling").unwrap();
         assert_eq!(group["preferredVersion"]["version"], "v2");
         assert_eq!(
-            group_list(&kinds)["groups"][0]["name"],
+            group_list(&kinds, &[])["groups"][0]["name"],
             "apiregistration.k8s.io"
         );
+    }
+
+    #[test]
+    fn groups_of_other_servers_stand_among_ours() {
+        let kinds = kinds();
+        let other = |group: &str, version: &str, priorities: (u32, u32), fresh| Elsewhere {
+            group: group.into(),
+            version: version.into(),
+            group_priority: priorities.0,
+            version_priority: priorities.1,
+            resources: vec![json!({"resource": "things"})],
+            fresh,
+            openapi: None,
+        };
+        let metrics = other("metrics.k8s.io", "v1beta1", (100, 100), true);
+        let (old, new) = (
+            other("apps", "v1beta1", (10, 10), false),
+            other("apps", "v2", (10, 1000), true),
+        );
+        let all = [&metrics, &old, &new];
+        let list = group_list(&kinds, &all);
+        let last = list["groups"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["name"], "metrics.k8s.io");
+        assert_eq!(
+            last["preferredVersion"]["groupVersion"],
+            "metrics.k8s.io/v1beta1"
+        );
+        let apps = group(&kinds, &all, "apps").unwrap();
+        let versions = apps["versions"].as_array().unwrap().iter();
+        let versions: Vec<&Value> = versions.map(|v| &v["version"]).collect();
+        assert_eq!(versions, ["v2", "v1", "v1beta1"]);
+        let document = aggregated(&kinds, &all, Form::AggregatedV2, false);
+        let items = document["items"].as_array().unwrap();
+        let apps = items
+            .iter()
+            .find(|g| g["metadata"]["name"] == "apps")
+            .unwrap();
+        assert_eq!(apps["versions"][0]["resources"][0]["resource"], "things");
+        assert_eq!(apps["versions"][1]["freshness"], "Current");
+        assert_eq!(apps["versions"][2]["freshness"], "Stale");
+        let all = paths(&kinds, &all);
+        let all = all["paths"].as_array().unwrap();
+        assert!(all.contains(&json!("/apis/metrics.k8s.io/v1beta1")));
     }
 
     #[test]

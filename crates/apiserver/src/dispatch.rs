@@ -52,8 +52,13 @@ impl Inner {
         context: &RequestContext,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
-        request = protobuf::as_json(request).await?;
         let info = &context.info;
+        if let Some(aggregation) = &self.aggregation
+            && let Some(remote) = aggregation.remote(&info.path)
+        {
+            return aggregation.forward(&remote, context, request).await;
+        }
+        request = protobuf::as_json(request).await?;
         if !info.is_resource
             && let Some(response) = health::answer(self, context).await
         {

@@ -9,8 +9,9 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATC
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde_json::Value;
 
+use crate::aggregation::Aggregation;
 use crate::body::{Body, error_response};
-use crate::discovery::{self, Form};
+use crate::discovery::{self, Elsewhere, Form};
 use crate::hooks::{RequestContext, Route};
 use crate::kind::Kind;
 use crate::openapi;
@@ -25,6 +26,7 @@ pub type FindSchema = Arc<dyn Fn(&Kind) -> Option<Schema> + Send + Sync>;
 pub struct Documents {
     registry: Arc<Registry>,
     schema_of: FindSchema,
+    aggregation: Option<Arc<Aggregation>>,
 }
 
 impl Documents {
@@ -34,7 +36,15 @@ impl Documents {
         Self {
             registry,
             schema_of,
+            aggregation: None,
         }
+    }
+
+    /// Tells of what other servers serve as well.
+    #[must_use]
+    pub fn aggregating(mut self, aggregation: Arc<Aggregation>) -> Self {
+        self.aggregation = Some(aggregation);
+        self
     }
 
     fn kinds(&self) -> Vec<Arc<Kind>> {
@@ -50,20 +60,23 @@ impl Documents {
         let accept = accept(headers);
         let form = Form::negotiate(accept);
         let kinds = || self.kinds();
+        let remotes = self.aggregation.as_ref().map(|a| a.all());
+        let remotes = remotes.iter().flat_map(|all| all.iter());
+        let elsewhere: Vec<&Elsewhere> = remotes.map(|r| &r.listed).collect();
         let plain = |value| Some(Document::Json(value));
         match parts.as_slice() {
-            [""] => plain(discovery::paths(&kinds())),
+            [""] => plain(discovery::paths(&kinds(), &elsewhere)),
             ["api" | "apis"] if form != Form::Plain => {
                 let core = parts == ["api"];
                 Some(Document::Aggregated(
-                    discovery::aggregated(&kinds(), form, core),
+                    discovery::aggregated(&kinds(), &elsewhere, form, core),
                     form,
                 ))
             }
             ["api"] => plain(discovery::core_versions(host(request))),
-            ["apis"] => plain(discovery::group_list(&kinds())),
+            ["apis"] => plain(discovery::group_list(&kinds(), &elsewhere)),
             ["api", version] => plain(discovery::resource_list(&kinds(), "", version)?),
-            ["apis", group] => plain(discovery::group(&kinds(), group)?),
+            ["apis", group] => plain(discovery::group(&kinds(), &elsewhere, group)?),
             ["apis", group, version] => plain(discovery::resource_list(&kinds(), group, version)?),
             ["openapi", "v2"] if takes_protobuf(accept) => {
                 let schema_of = |kind: &Kind| self.schema(kind);
@@ -77,7 +90,7 @@ impl Documents {
             }
             ["openapi", "v3"] => {
                 let schema_of = |kind: &Kind| self.schema(kind);
-                plain(openapi::v3_index(&kinds(), &schema_of))
+                plain(openapi::v3_index(&kinds(), &elsewhere, &schema_of))
             }
             ["openapi", "v3", rest @ ..] => {
                 let gv = openapi::parse_v3_path(&rest.join("/"))?;

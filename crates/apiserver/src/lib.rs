@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod aggregation;
 pub mod auth;
 pub mod body;
 pub mod builtin;

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
 
 use crate::access::{Authenticator, Authorizer};
+use crate::aggregation::Aggregation;
 use crate::body::{Body, BoxError};
 use crate::completion;
 use crate::hooks::{Admission, Completion, Connector, Handler, HealthCheck, HookTable, Route};
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) routes: Vec<Arc<dyn Route>>,
     pub(crate) checks: Vec<Arc<dyn HealthCheck>>,
     pub(crate) completions: Vec<Arc<dyn Completion>>,
+    pub(crate) aggregation: Option<Arc<Aggregation>>,
     pub(crate) waiting: Semaphore,
     pub(crate) version: Value,
     pub(crate) metrics: Metrics,
@@ -111,6 +113,7 @@ pub struct Builder {
     routes: Vec<Arc<dyn Route>>,
     checks: Vec<Arc<dyn HealthCheck>>,
     completions: Vec<Arc<dyn Completion>>,
+    aggregation: Option<Arc<Aggregation>>,
     version: Value,
     limits: Limits,
     stop: CancellationToken,
@@ -133,6 +136,7 @@ impl Builder {
             routes: Vec::new(),
             checks: Vec::new(),
             completions: Vec::new(),
+            aggregation: None,
             version: json!({
                 "major": "1",
                 "minor": "36",
@@ -241,6 +245,13 @@ impl Builder {
         self
     }
 
+    /// Passes requests for some groups and versions on to other servers.
+    #[must_use]
+    pub fn aggregation(mut self, aggregation: Arc<Aggregation>) -> Self {
+        self.aggregation = Some(aggregation);
+        self
+    }
+
     /// Sets what `/version` answers.
     #[must_use]
     pub fn version(mut self, version: Value) -> Self {
@@ -270,6 +281,7 @@ impl Builder {
                 routes: self.routes,
                 checks: self.checks,
                 completions: self.completions,
+                aggregation: self.aggregation,
                 waiting: completion::places(),
                 version: self.version,
                 metrics: Metrics::default(),

@@ -15,7 +15,7 @@ pub use authority::{
     CertificateAuthority, KeyCert, certificate_end, certificate_subject, requested_organizations,
 };
 pub use token::TokenSigner;
-pub use unverified::unverified_client_config;
+pub use unverified::{unverified_client_config, unverified_client_config_for};
 
 /// Why a key, certificate or token could not be made or read.
 #[derive(Debug, thiserror::Error)]

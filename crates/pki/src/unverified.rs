@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::PkiError;
+use crate::tls::Identity;
 
 /// TLS that accepts any certificate, as upstream does for probes and for the
 /// proxy to pods and services: these say whether something answers, and whoever
@@ -16,15 +18,28 @@ use crate::PkiError;
 /// # Errors
 /// If the provider lacks the usual protocol versions.
 pub fn unverified_client_config() -> Result<Arc<ClientConfig>, PkiError> {
+    Ok(Arc::new(builder()?.with_no_client_auth()))
+}
+
+/// As [`unverified_client_config`], but showing an identity that can be
+/// replaced: for servers that someone declared not to be verified.
+///
+/// # Errors
+/// If the provider lacks the usual protocol versions.
+pub fn unverified_client_config_for(identity: &Identity) -> Result<Arc<ClientConfig>, PkiError> {
+    let mut config = builder()?.with_client_cert_resolver(Arc::new(identity.clone()));
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, PkiError> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(AnyCertificate(provider.clone()));
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| PkiError::Tls(error.to_string()))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .with_custom_certificate_verifier(verifier))
 }
 
 #[derive(Debug)]

@@ -17,12 +17,14 @@ use coracle_apiserver::{ApiServer, connect, kinds};
 use coracle_controllers::Selection;
 use coracle_machinery::{ApiError, GroupResource};
 use coracle_pki::TokenSigner;
+use coracle_pki::tls::Identity;
 use coracle_store::Store;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::control_plane::{ControlPlaneOptions, SYNCER, ServiceAddresses};
+use crate::pki_dir::FRONT_PROXY;
 
 /// The issuer in service-account tokens, before the cluster's domain.
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -35,6 +37,7 @@ pub fn build(
     store: Arc<dyn Store>,
     tokens: &TokenSigner,
     kubelet_tls: Arc<rustls::ClientConfig>,
+    front_proxy: Identity,
     options: &ControlPlaneOptions,
 ) -> Result<(ApiServer, Builtin), Error> {
     let builder = ApiServer::builder(store).kinds(kinds::builtin());
@@ -45,11 +48,13 @@ pub fn build(
         anonymous: true,
         addressing: addressing(options)?,
         callouts: None,
+        front_proxy: Some(front_proxy),
         reach: reach.clone(),
     };
     let (mut builder, builtin) = install(builder, identity);
     let registry = builder.registry();
     let documents = Documents::new(registry, Arc::new(|_| None));
+    let documents = documents.aggregating(builtin.aggregation.clone());
     builder = builder.route(Arc::new(documents));
     Ok((
         connect::register(builder, kubelet_tls, reach).build(),
@@ -110,6 +115,15 @@ pub fn controllers(options: &ControlPlaneOptions) -> Selection {
 /// How often the control plane's own services are looked at, as upstream.
 const SERVICES_PERIOD: Duration = Duration::from_secs(10);
 
+/// The authorities that servers which extend this one have to know, as PEM.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// Of clients.
+    pub clients: String,
+    /// Of the API server that names a client in headers.
+    pub front_proxy: String,
+}
+
 /// Makes what every cluster has from the start.
 ///
 /// # Errors
@@ -117,16 +131,20 @@ const SERVICES_PERIOD: Duration = Duration::from_secs(10);
 pub async fn bootstrap(
     server: &ApiServer,
     builtin: &Builtin,
+    authorities: &Authorities,
     options: &ControlPlaneOptions,
 ) -> Result<(), Error> {
     builtin.prepare(None).await?;
-    Ok(ensure_services(&*server.objects(), options).await?)
+    let objects = server.objects();
+    ensure_authentication_config(&*objects, authorities).await?;
+    Ok(ensure_services(&*objects, options).await?)
 }
 
 /// Makes the control plane's own services again where somebody deleted them,
 /// until cancelled.
 pub async fn keep_services(
     server: ApiServer,
+    authorities: Authorities,
     options: ControlPlaneOptions,
     cancel: CancellationToken,
 ) {
@@ -136,8 +154,47 @@ pub async fn keep_services(
         .await
         .is_some()
     {
-        if let Err(error) = ensure_services(&*objects, &options).await {
+        let made = async {
+            ensure_authentication_config(&*objects, &authorities).await?;
+            ensure_services(&*objects, &options).await
+        };
+        if let Err(error) = made.await {
             tracing::warn!(%error, "the control plane's own services are not up to date");
+        }
+    }
+}
+
+/// Tells servers that extend this one whom to believe.
+async fn ensure_authentication_config(
+    objects: &dyn Objects,
+    authorities: &Authorities,
+) -> Result<(), ApiError> {
+    let (name, namespace) = ("extension-apiserver-authentication", "kube-system");
+    let data = json!({
+        "client-ca-file": authorities.clients,
+        "requestheader-allowed-names": json!([FRONT_PROXY]).to_string(),
+        "requestheader-client-ca-file": authorities.front_proxy,
+        "requestheader-extra-headers-prefix": json!(["X-Remote-Extra-"]).to_string(),
+        "requestheader-group-headers": json!(["X-Remote-Group"]).to_string(),
+        "requestheader-uid-headers": json!(["X-Remote-Uid"]).to_string(),
+        "requestheader-username-headers": json!(["X-Remote-User"]).to_string(),
+    });
+    let maps = GroupResource::new("", "configmaps");
+    match objects.get(&maps, namespace, name).await? {
+        Some(present) if present["data"] == data => Ok(()),
+        Some(present) => {
+            let mut updated = (*present).clone();
+            updated["data"] = data;
+            objects.update(&maps, updated).await.map(drop)
+        }
+        None => {
+            let map = json!({
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": name, "namespace": namespace},
+                "data": data,
+            });
+            objects.create(&maps, map).await.map(drop)
         }
     }
 }

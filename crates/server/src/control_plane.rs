@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_apiserver::access::UserInfo;
+use coracle_apiserver::aggregation::Aggregator;
 use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::listener::{ListenerLimits, Security};
 use coracle_apiserver::{ApiServer, listener};
 use coracle_controllers::SchedulerOptions;
 use coracle_machinery::addresses::AddressRange;
-use coracle_pki::KeyCert;
 use coracle_pki::tls::{self, ClientAuthority, Identity};
+use coracle_pki::KeyCert;
 use coracle_store::sqlite::{SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -106,10 +107,17 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let database = options.data_dir.join("state.db");
     let store = Arc::new(SqliteStore::open(&database, SqliteOptions::default())?);
     let kubelet_tls = tls::client_config_for(pki.ca.cert_pem(), &certificates.calling)?;
-    let (server, builtin) = api::build(store, &pki.tokens, kubelet_tls, options)?;
-    api::bootstrap(&server, &builtin, options).await?;
+    let front_proxy = certificates.vouching.clone();
+    let (server, builtin) = api::build(store, &pki.tokens, kubelet_tls, front_proxy, options)?;
+    let authorities = api::Authorities {
+        clients: pki.ca.cert_pem().to_owned(),
+        front_proxy: pki.front_proxy_ca.cert_pem().to_owned(),
+    };
+    api::bootstrap(&server, &builtin, &authorities, options).await?;
     let custom = CustomKinds::new(server.clone(), builtin.callouts.clone());
     custom.load().await?;
+    let aggregator = Aggregator::new(server.clone(), builtin.aggregation.clone());
+    aggregator.load().await?;
 
     let stop_serving = CancellationToken::new();
     let mut serving = JoinSet::new();
@@ -127,12 +135,17 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
     let (kept, stop) = (server.clone(), shutdown.clone());
     let settings = options.clone();
     clients.spawn(async move {
-        api::keep_services(kept, settings, stop).await;
+        api::keep_services(kept, authorities, settings, stop).await;
         Ok(())
     });
     let stop = shutdown.clone();
     clients.spawn(async move {
         custom.run(stop).await;
+        Ok(())
+    });
+    let stop = shutdown.clone();
+    clients.spawn(async move {
+        aggregator.run(stop).await;
         Ok(())
     });
     spawn_clients(&mut clients, &server, pki, options, &shutdown);
@@ -173,6 +186,8 @@ struct Certificates {
     serving: Identity,
     /// To nodes.
     calling: Identity,
+    /// To servers that extend the API.
+    vouching: Identity,
 }
 
 impl Certificates {
@@ -180,6 +195,7 @@ impl Certificates {
         Ok(Self {
             serving: Identity::new(&issue_serving(&pki, &options)?)?,
             calling: Identity::new(&issue_calling(&pki)?)?,
+            vouching: Identity::new(&pki.issue_front_proxy()?)?,
             pki,
             options,
         })
@@ -189,6 +205,7 @@ impl Certificates {
         let serving = issue_serving(&self.pki, &self.options)?;
         self.serving.replace(&serving)?;
         self.calling.replace(&issue_calling(&self.pki)?)?;
+        self.vouching.replace(&self.pki.issue_front_proxy()?)?;
         write_credentials(&self.pki, &self.options)
     }
 }

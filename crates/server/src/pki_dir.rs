@@ -14,6 +14,10 @@ use crate::Error;
 /// plane issues new ones when it starts, and well before they end.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The name in the certificate that an API server shows to servers that extend
+/// it.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
 /// The keys of a cluster: one authority for clients and servers, and the key
 /// that signs service-account tokens.
 pub struct PkiDir {
@@ -21,6 +25,9 @@ pub struct PkiDir {
     leaf_validity: Duration,
     /// The cluster's authority.
     pub ca: CertificateAuthority,
+    /// Vouches for the API server towards servers that extend it, which take
+    /// its word for who calls; apart, so that no other certificate does.
+    pub front_proxy_ca: CertificateAuthority,
     /// Signs service-account tokens.
     pub tokens: TokenSigner,
 }
@@ -32,23 +39,8 @@ impl PkiDir {
     /// If files cannot be read or written, or hold something else.
     pub fn open(path: &Path) -> Result<Self, Error> {
         fs::create_dir_all(path).map_err(Error::file(path))?;
-        let (cert_path, key_path) = (path.join("ca.crt"), path.join("ca.key"));
-        let ca = match (read(&cert_path)?, read(&key_path)?) {
-            (Some(cert), Some(key)) => CertificateAuthority::from_pem(&cert, &key)?,
-            (None, None) => {
-                let ca = CertificateAuthority::generate("kubernetes")?;
-                // The key first: a certificate without its key is refused below.
-                write_private(&key_path, ca.key_pem())?;
-                write_private(&cert_path, ca.cert_pem())?;
-                ca
-            }
-            // A crash between the two writes, before anything was issued.
-            (None, Some(key)) if !key.is_empty() => {
-                fs::remove_file(&key_path).map_err(Error::file(&key_path))?;
-                return Self::open(path);
-            }
-            _ => return Err(Error::Keys(path.to_owned())),
-        };
+        let ca = authority(path, "ca", "kubernetes")?;
+        let front_proxy_ca = authority(path, "front-proxy-ca", "front-proxy-ca")?;
         let token_path = path.join("sa.key");
         let tokens = match read(&token_path)? {
             Some(pem) => TokenSigner::from_pem(&pem)?,
@@ -62,6 +54,7 @@ impl PkiDir {
             path: path.to_owned(),
             leaf_validity: LEAF_VALIDITY,
             ca,
+            front_proxy_ca,
             tokens,
         })
     }
@@ -87,6 +80,16 @@ impl PkiDir {
     /// With more groups than a certificate here can name.
     pub fn issue_client(&self, user: &str, groups: &[&str]) -> Result<KeyCert, Error> {
         Ok(self.ca.issue_client(user, groups, self.leaf_validity)?)
+    }
+
+    /// Issues the certificate that an API server shows to servers that extend
+    /// it.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn issue_front_proxy(&self) -> Result<KeyCert, Error> {
+        let (authority, name) = (&self.front_proxy_ca, FRONT_PROXY);
+        Ok(authority.issue_client(name, &[], self.leaf_validity)?)
     }
 
     /// The directory.
@@ -144,6 +147,30 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
         fs::rename(&incoming, path)
     };
     write().map_err(Error::file(path))
+}
+
+/// Reads an authority, or makes it if it is not there yet.
+fn authority(
+    directory: &Path,
+    file: &str,
+    common_name: &str,
+) -> Result<CertificateAuthority, Error> {
+    let cert_path = directory.join(format!("{file}.crt"));
+    let key_path = directory.join(format!("{file}.key"));
+    match (read(&cert_path)?, read(&key_path)?) {
+        (Some(cert), Some(key)) => Ok(CertificateAuthority::from_pem(&cert, &key)?),
+        (Some(_), None) => Err(Error::Keys(directory.to_owned())),
+        (None, Some(key)) if key.is_empty() => Err(Error::Keys(directory.to_owned())),
+        // A key without certificate: a crash between the two writes, before
+        // anything was issued.
+        (None, _) => {
+            let ca = CertificateAuthority::generate(common_name)?;
+            // The key first: a certificate without its key is refused above.
+            write_private(&key_path, ca.key_pem())?;
+            write_private(&cert_path, ca.cert_pem())?;
+            Ok(ca)
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {

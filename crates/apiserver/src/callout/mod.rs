@@ -66,6 +66,11 @@ impl Callouts {
         }
     }
 
+    /// How it finds addresses.
+    pub fn resolver(&self) -> Arc<dyn Resolve> {
+        Arc::clone(&self.resolve)
+    }
+
     /// Posts a document to the service of a `clientConfig` (of a webhook or
     /// of a conversion) and reads the one that comes back.
     ///
@@ -131,12 +136,7 @@ impl Callouts {
         if let Some(config) = lock(&self.tls).get(bundle) {
             return Ok(config.clone());
         }
-        let pem = STANDARD
-            .decode(bundle)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .filter(|pem| !pem.is_empty())
-            .ok_or_else(|| failure("x509: certificate signed by unknown authority"))?;
+        let pem = read_bundle(bundle)?;
         let config = coracle_pki::tls::client_config(&pem, None).map_err(failure)?;
         let mut all = lock(&self.tls);
         if all.len() >= MAX_TLS {
@@ -145,6 +145,19 @@ impl Callouts {
         all.insert(bundle.to_owned(), config.clone());
         Ok(config)
     }
+}
+
+/// The authorities of a `caBundle`.
+///
+/// # Errors
+/// If it names none.
+pub(crate) fn read_bundle(bundle: &str) -> Result<String, CalloutError> {
+    STANDARD
+        .decode(bundle)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .filter(|pem| !pem.is_empty())
+        .ok_or_else(|| failure("x509: certificate signed by unknown authority"))
 }
 
 /// The path with the time that the service has.

@@ -38,18 +38,20 @@ const HOP_BY_HOP: &[&str] = &[
 const CREDENTIALS: &[&str] = &["authorization", "cookie"];
 
 /// Where a request goes.
-pub(super) struct Backend {
+pub(crate) struct Backend {
     /// The address.
     pub address: IpAddr,
     /// The port.
     pub port: u16,
     /// TLS, if the backend speaks it.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The name in its certificate, if not the address.
+    pub name: Option<String>,
 }
 
 impl Backend {
     /// Sends a request on with another path, and answers with what comes back.
-    pub(super) async fn forward(
+    pub(crate) async fn forward(
         &self,
         mut request: Request<Body>,
         path: &str,
@@ -99,9 +101,7 @@ impl Backend {
                 return Ok(Box::new(stream) as Box<dyn Stream>);
             };
             let connector = TlsConnector::from(tls.clone());
-            let stream = connector
-                .connect(ServerName::from(self.address), stream)
-                .await?;
+            let stream = connector.connect(self.server_name()?, stream).await?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
@@ -122,6 +122,13 @@ impl Backend {
             }
         });
         sender.send_request(request).await.map_err(unavailable)
+    }
+
+    fn server_name(&self) -> std::io::Result<ServerName<'static>> {
+        match &self.name {
+            None => Ok(ServerName::from(self.address)),
+            Some(name) => ServerName::try_from(name.clone()).map_err(std::io::Error::other),
+        }
     }
 
     fn host_header(&self) -> HeaderValue {

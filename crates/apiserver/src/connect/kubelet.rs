@@ -107,6 +107,7 @@ pub(super) async fn node_backend(
         address: place.ip(),
         port: place.port(),
         tls: Some(tls.clone()),
+        name: None,
     })
 }
 
@@ -229,7 +230,7 @@ fn percent_encode(text: &str, out: &mut String) {
 }
 
 /// Encodes one segment of a path.
-pub(super) fn percent_encode_path(segment: &str, out: &mut String) {
+pub(crate) fn percent_encode_path(segment: &str, out: &mut String) {
     encode(segment, b"-._~!$&'()*+,;=:@", out);
 }
 

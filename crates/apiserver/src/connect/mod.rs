@@ -16,7 +16,9 @@ use rustls::ClientConfig;
 use crate::hooks::Connector;
 use crate::server::Builder;
 
+pub(crate) use backend::Backend;
 pub use kubelet::KubeletConnector;
+pub(crate) use kubelet::percent_encode_path;
 pub(crate) use proxy::ready_endpoint;
 pub use proxy::{NodeProxy, PodProxy, ServiceProxy};
 pub use reach::Reach;

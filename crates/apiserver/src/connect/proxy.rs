@@ -98,6 +98,7 @@ impl Connector for PodProxy {
             address,
             port,
             tls: target.tls()?,
+            name: None,
         };
         let path = rest(context, &request);
         backend.forward(request, &path).await
@@ -120,6 +121,7 @@ impl Connector for ServiceProxy {
             address,
             port,
             tls: target.tls()?,
+            name: None,
         };
         let path = rest(context, &request);
         backend.forward(request, &path).await

@@ -15,6 +15,7 @@ use coracle_machinery::{GroupVersion, GroupVersionKind};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::discovery::Elsewhere;
 use crate::kind::Kind;
 use descriptions::Descriptions;
 
@@ -35,7 +36,7 @@ pub fn builtin_schema(kind: &Kind) -> Option<Schema> {
 
 /// The answer to `GET /openapi/v3`: where the document of each group and
 /// version lies. Clients may keep a document as long as its hash stays.
-pub fn v3_index(kinds: &[Arc<Kind>], schema_of: SchemaOf<'_>) -> Value {
+pub fn v3_index(kinds: &[Arc<Kind>], elsewhere: &[&Elsewhere], schema_of: SchemaOf<'_>) -> Value {
     let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
     for kind in kinds {
         let path = v3_path(&kind.gvk.group_version());
@@ -50,11 +51,20 @@ pub fn v3_index(kinds: &[Arc<Kind>], schema_of: SchemaOf<'_>) -> Value {
             hash.update(schema.to_openapi_v3().to_string());
         }
     }
-    let paths: Map<String, Value> = hashes
-        .into_iter()
-        .map(|(path, hash)| {
-            let digest = hash.finalize();
-            let hex: String = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    let remote = elsewhere.iter().filter_map(|other| {
+        let path = format!("apis/{}/{}", other.group, other.version);
+        Some((path, other.openapi.clone()?))
+    });
+    let remote: Vec<(String, String)> = remote.collect();
+    let own = hashes.into_iter().map(|(path, hash)| {
+        let digest = hash.finalize();
+        let hex: String = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+        (path, hex)
+    });
+    // What another server serves hides what is served here.
+    let paths: Map<String, Value> = own
+        .chain(remote)
+        .map(|(path, hex)| {
             let url = format!("/openapi/v3/{path}?hash={hex}");
             (path, json!({"serverRelativeURL": url}))
         })

@@ -27,7 +27,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 fn every_reference_is_defined() {
     let kinds = kinds();
     let mut documents = vec![v2(&kinds, &builtin_schema)];
-    let index = v3_index(&kinds, &builtin_schema);
+    let index = v3_index(&kinds, &[], &builtin_schema);
     for path in index["paths"].as_object().unwrap().keys() {
         let gv = parse_v3_path(path).unwrap();
         documents.push(v3(&kinds, &builtin_schema, &gv).unwrap());
@@ -100,7 +100,7 @@ fn custom_kinds_are_described() {
             .get("application/strategic-merge-patch+json")
             .is_none()
     );
-    let index = v3_index(&kinds, &schema_of);
+    let index = v3_index(&kinds, &[], &schema_of);
     let url = index["paths"]["apis/stable.example.com/v1"]["serverRelativeURL"]
         .as_str()
         .unwrap();
@@ -197,7 +197,7 @@ const UNTOLD: [&str; 6] = [
 #[test]
 fn every_kind_and_field_says_what_it_means() {
     let kinds = kinds();
-    let index = v3_index(&kinds, &builtin_schema);
+    let index = v3_index(&kinds, &[], &builtin_schema);
     let untold = |name: &str| UNTOLD.iter().any(|end| name.ends_with(end));
     let mut missing = Vec::new();
     for path in index["paths"].as_object().unwrap().keys() {

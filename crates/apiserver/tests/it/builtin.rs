@@ -35,6 +35,7 @@ pub async fn server_of(
         anonymous: true,
         addressing,
         callouts,
+        front_proxy: None,
         reach: Arc::default(),
     };
     let (builder, builtin) = install(builder, options);

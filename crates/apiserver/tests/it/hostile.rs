@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_apiserver::admission::ServiceAddressing;
-use coracle_apiserver::builtin::{BuiltinOptions, install};
+use coracle_apiserver::aggregation::Aggregator;
+use coracle_apiserver::builtin::{Builtin, BuiltinOptions, install};
 use coracle_apiserver::connect::{self, Reach};
 use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_pki::{CertificateAuthority, TokenSigner};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::builtin::server_with;
-use crate::support::{Caller, store};
+use crate::support::{Caller, Lines, store};
 use crate::webhooks::Service;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -27,6 +29,12 @@ const OWN: &str = "10.244.0.7";
 
 /// A server as in a virtual cluster, and its authority.
 async fn server() -> (Caller, CustomKinds, CertificateAuthority) {
+    let (caller, builtin, authority) = parts().await;
+    let custom = CustomKinds::new(caller.0.clone(), builtin.callouts);
+    (caller, custom, authority)
+}
+
+async fn parts() -> (Caller, Builtin, CertificateAuthority) {
     let reach = Reach::default()
         .without([BELOW.parse().unwrap()])
         .standing_at(OWN.parse().unwrap())
@@ -38,6 +46,7 @@ async fn server() -> (Caller, CustomKinds, CertificateAuthority) {
         anonymous: true,
         addressing: ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap()),
         callouts: None,
+        front_proxy: None,
         reach: reach.clone(),
     };
     let builder = ApiServer::builder(store()).kinds(kinds::builtin());
@@ -49,8 +58,7 @@ async fn server() -> (Caller, CustomKinds, CertificateAuthority) {
     let identity = Some((calling.cert_pem.as_str(), calling.key_pem.as_str()));
     let tls = coracle_pki::tls::client_config(authority.cert_pem(), identity).unwrap();
     let server = connect::register(builder, tls, reach).build();
-    let custom = CustomKinds::new(server.clone(), builtin.callouts);
-    (Caller(server), custom, authority)
+    (Caller(server), builtin, authority)
 }
 
 fn service(name: &str) -> Value {
@@ -139,6 +147,32 @@ async fn proxies_do_not_lead_below_the_cluster() {
         let target = format!("{SERVICES}/{name}/proxy/api/v1/secrets");
         not_allowed(tenant.get(&target).await.failed(), 400);
     }
+}
+
+#[tokio::test]
+async fn extensions_do_not_lead_below_the_cluster() {
+    let (tenant, builtin, _) = parts().await;
+    let aggregator = Aggregator::new(tenant.0.clone(), builtin.aggregation);
+    tokio::spawn(aggregator.run(CancellationToken::new()));
+    tenant.post(SERVICES, &service("below")).await.ok();
+    tenant.post(SLICES, &slice("below", BELOW)).await.ok();
+    let services = "/apis/apiregistration.k8s.io/v1/apiservices";
+    let extension = json!({"metadata": {"name": "v1.below.example.com"}, "spec": {
+        "group": "below.example.com", "version": "v1", "insecureSkipTLSVerify": true,
+        "groupPriorityMinimum": 1000, "versionPriority": 100,
+        "service": {"namespace": "default", "name": "below"},
+    }});
+    tenant.post(services, &extension).await.ok();
+    let mut lines = Lines::open(&tenant, &format!("{services}?watch=true")).await;
+    let message = loop {
+        let event = lines.next().await.unwrap();
+        let condition = &event["object"]["status"]["conditions"][0];
+        if condition["reason"] == "FailedDiscoveryCheck" {
+            break condition["message"].to_string();
+        }
+    };
+    assert!(message.contains("address not allowed"), "{message}");
+    assert_eq!(tenant.get("/apis/below.example.com/v1").await.status, 503);
 }
 
 #[tokio::test]

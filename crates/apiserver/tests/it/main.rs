@@ -4,6 +4,8 @@
 mod support;
 
 #[cfg(test)]
+mod aggregation;
+#[cfg(test)]
 mod basics;
 #[cfg(test)]
 mod builtin;

@@ -53,6 +53,7 @@ impl Cluster {
                 anonymous: false,
                 addressing: ServiceAddressing::allocate("10.96.0.0/16".parse().unwrap()),
                 callouts: None,
+                front_proxy: None,
                 reach: Arc::default(),
             },
         );

@@ -42,6 +42,7 @@ impl Cluster {
             anonymous: true,
             addressing,
             callouts: None,
+            front_proxy: None,
             reach: Arc::default(),
         };
         let builder = ApiServer::builder(store).kinds(kinds::builtin());

@@ -33,6 +33,14 @@ const SERVED: &[(&str, &str, u32, u32)] = &[
     ("storage.k8s.io", "v1", 16_800, 15),
 ];
 
+/// The priority of a version among those of its group; `None` for one that this
+/// server has not built in.
+pub(crate) fn version_priority(group: &str, version: &str) -> Option<u32> {
+    let mut all = SERVED.iter();
+    all.find(|(g, v, ..)| *g == group && *v == version)
+        .map(|(.., priority)| *priority)
+}
+
 /// The objects; `now` is in seconds since the epoch.
 pub(super) fn objects(now: i64) -> impl Iterator<Item = (GroupResource, Value)> {
     let available = json!({

@@ -15,6 +15,8 @@ use coracle_machinery::{ApiError, GroupResource, Reason, object};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
+pub(crate) use api_services::version_priority;
+
 use super::rbac::{self, PolicyRule, aggregation};
 use super::{core, named};
 use crate::objects::Objects;

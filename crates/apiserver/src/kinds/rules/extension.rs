@@ -478,10 +478,73 @@ impl Strategy for ApiService {
             let detail = format!("must be `spec.version+\".\"+spec.group`: \"{expected}\"");
             errors.push(FieldError::invalid(&at, name(object), detail));
         }
+        api_service(&mut errors, spec);
+        errors
+    }
+
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> Errors {
+        let mut errors = Vec::new();
+        let at = FieldPath::new("status").child("conditions");
+        for (index, condition) in list(&object["status"], "conditions").iter().enumerate() {
+            let allowed = &["True", "False", "Unknown"];
+            one_of(&mut errors, condition, "status", &at.index(index), allowed);
+        }
         errors
     }
 
     fn selectable_fields(&self) -> &'static [&'static str] {
         &[]
+    }
+}
+
+fn api_service(errors: &mut Errors, spec: &Value) {
+    let at = FieldPath::new("spec");
+    let (group, version) = (str_at(spec, "group"), str_at(spec, "version"));
+    if group.is_empty() && version != "v1" {
+        let detail = "only v1 may have an empty group and it better be legacy kube";
+        errors.push(FieldError::required(&at.child("group"), detail));
+    }
+    if !group.is_empty() {
+        check(errors, &at.child("group"), group, dns1123_subdomain_errors);
+    }
+    check(errors, &at.child("version"), version, dns1035_label_errors);
+    for (key, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
+        let priority = spec[key].as_i64().unwrap_or_default();
+        if !(1..=most).contains(&priority) {
+            let detail = format!("must be positive and less than {most}");
+            errors.push(FieldError::invalid(&at.child(key), priority, detail));
+        }
+    }
+    let bundle = str_at(spec, "caBundle");
+    let insecure = spec["insecureSkipTLSVerify"] == true;
+    let service = &spec["service"];
+    if !service.is_object() {
+        if !bundle.is_empty() {
+            let detail = "local APIServices may not have a caBundle";
+            let size = format!("{} bytes", bundle.len() / 4 * 3);
+            errors.push(FieldError::invalid(&at.child("caBundle"), size, detail));
+        }
+        if insecure {
+            let detail = "local APIServices may not have insecureSkipTLSVerify";
+            let at = at.child("insecureSkipTLSVerify");
+            errors.push(FieldError::invalid(&at, true, detail));
+        }
+        return;
+    }
+    for key in ["namespace", "name"] {
+        if str_at(service, key).is_empty() {
+            errors.push(FieldError::required(&at.child("service").child(key), ""));
+        }
+    }
+    let port = service["port"].as_i64().unwrap_or_default();
+    if !(1..=65_535).contains(&port) {
+        let detail = "port is not valid: must be between 1 and 65535, inclusive";
+        let at = at.child("service").child("port");
+        errors.push(FieldError::invalid(&at, port, detail));
+    }
+    if insecure && !bundle.is_empty() {
+        let detail = "may not be true if caBundle is present";
+        let at = at.child("insecureSkipTLSVerify");
+        errors.push(FieldError::invalid(&at, true, detail));
     }
 }
