@@ -6,6 +6,7 @@
 
 mod api;
 mod binder;
+mod certificates;
 mod claim;
 mod context;
 mod cronjob;
@@ -39,6 +40,7 @@ mod statefulset;
 mod tenancy;
 mod tokens;
 
+pub use certificates::{Asked, CertificateSigner, KUBELET_SERVING, Signing};
 pub use error::Error;
 pub use run::{Options, Selection, names, run, run_scheduler};
 pub use scheduler::SchedulerOptions;

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::certificates::Signing;
 use crate::context::{Context, Task};
 use crate::error::Error;
 use crate::events::Recorder;
@@ -17,8 +18,9 @@ use crate::objects::apps::ReplicaSet;
 use crate::objects::core::ReplicationController;
 use crate::scheduler::{self, SchedulerOptions};
 use crate::{
-    binder, cronjob, daemonset, deployment, disruption, endpoints, gc, job, loadbalancer,
-    namespace, nodelifecycle, podgc, protection, replicaset, statefulset, tenancy, tokens,
+    binder, certificates, cronjob, daemonset, deployment, disruption, endpoints, gc, job,
+    loadbalancer, namespace, nodelifecycle, podgc, protection, replicaset, statefulset, tenancy,
+    tokens,
 };
 
 /// Which controllers to run.
@@ -55,6 +57,8 @@ pub struct Options {
     /// Addresses for services of type LoadBalancer; without them, such services
     /// are somebody else's.
     pub load_balancer_addresses: Option<AddressRange>,
+    /// Who signs certificates; without, requests stay as they are.
+    pub signing: Option<Signing>,
     /// Runs a scheduler too, on the same caches.
     pub scheduler: Option<SchedulerOptions>,
 }
@@ -67,6 +71,7 @@ impl Default for Options {
             node_monitor_grace: Duration::from_secs(40),
             terminated_pod_threshold: 12_500,
             load_balancer_addresses: None,
+            signing: None,
             scheduler: None,
         }
     }
@@ -109,6 +114,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
         protection::start_volumes,
     ),
     ("persistentvolume-binder", binder::start),
+    ("csrapproving", certificates::start_approving),
+    ("csrsigning", certificates::start_signing),
+    ("csrcleaner", certificates::start_cleaner),
     // Last: it follows the caches that the others registered.
     ("garbage-collector", gc::start),
 ];

@@ -23,7 +23,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
 /// `organizationName`, for the second group of a subject: rcgen holds one
 /// value for each of its named attribute types.
-const ORGANIZATION_OID: [u64; 4] = [2, 5, 4, 10];
+pub(crate) const ORGANIZATION_OID: [u64; 4] = [2, 5, 4, 10];
 
 /// A certificate with its private key, both as PEM.
 #[derive(Clone)]
@@ -85,6 +85,10 @@ impl CertificateAuthority {
         &self.key_pem
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// Issues a client certificate: the user is the common name, the groups
     /// are organisations.
     ///
@@ -132,7 +136,7 @@ impl CertificateAuthority {
     }
 }
 
-fn params(sans: &[String], valid: Duration) -> Result<CertificateParams, PkiError> {
+pub(crate) fn params(sans: &[String], valid: Duration) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     for san in sans {
         params.subject_alt_names.push(match san.parse::<IpAddr>() {
@@ -164,7 +168,7 @@ fn subject(common_name: &str, groups: &[&str]) -> Result<DistinguishedName, PkiE
     Ok(name)
 }
 
-fn certificate_error(error: rcgen::Error) -> PkiError {
+pub(crate) fn certificate_error(error: rcgen::Error) -> PkiError {
     PkiError::Certificate(error.to_string())
 }
 

@@ -5,6 +5,7 @@
 //! Kubernetes.
 
 mod authority;
+mod request;
 mod token;
 mod unverified;
 
@@ -14,6 +15,7 @@ pub mod tls;
 pub use authority::{
     CertificateAuthority, KeyCert, certificate_end, certificate_subject, requested_organizations,
 };
+pub use request::{CertificateRequest, Usages};
 pub use token::TokenSigner;
 pub use unverified::{unverified_client_config, unverified_client_config_for};
 

@@ -12,10 +12,10 @@ use coracle_apiserver::aggregation::Aggregator;
 use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::listener::{ListenerLimits, Security};
 use coracle_apiserver::{ApiServer, listener};
-use coracle_controllers::SchedulerOptions;
+use coracle_controllers::{KUBELET_SERVING, SchedulerOptions, Signing};
 use coracle_machinery::addresses::AddressRange;
 use coracle_pki::tls::{self, ClientAuthority, Identity};
-use coracle_pki::KeyCert;
+use coracle_pki::{CertificateAuthority, KeyCert};
 use coracle_store::sqlite::{SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use crate::api;
 use crate::clients::in_process;
 use crate::pki_dir::{PkiDir, write_pair, write_private};
 use crate::renewal;
+use crate::signing::RequestSigner;
 
 /// How long connections may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -148,7 +149,7 @@ pub async fn run(options: ControlPlaneOptions, shutdown: CancellationToken) -> R
         aggregator.run(stop).await;
         Ok(())
     });
-    spawn_clients(&mut clients, &server, pki, options, &shutdown);
+    spawn_clients(&mut clients, &server, pki, options, &shutdown)?;
     write_credentials(pki, options)?;
     let (renewed, stop) = (certificates.clone(), shutdown.clone());
     clients.spawn(async move {
@@ -265,12 +266,13 @@ fn spawn_clients(
     pki: &PkiDir,
     options: &ControlPlaneOptions,
     shutdown: &CancellationToken,
-) {
+) -> Result<(), Error> {
     let client = in_process(
         server,
         UserInfo::system_masters("system:kube-controller-manager"),
     );
     let controllers = coracle_controllers::Options {
+        signing: Some(signing(pki, options)?),
         controllers: api::controllers(options),
         cluster_ca_pem: pki.ca.cert_pem().to_owned(),
         // Beside the controllers, so that both share their caches.
@@ -297,6 +299,19 @@ fn spawn_clients(
                 .map_err(|e| Error::Setting(e.to_string()))
         });
     }
+    Ok(())
+}
+
+/// Which certificates are signed on request: those of clients, and on a cluster
+/// with nodes of its own those that kubelets show. With a syncer there is one
+/// kubelet, which gets its certificate from here without asking.
+fn signing(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<Signing, Error> {
+    let authority = CertificateAuthority::from_pem(pki.ca.cert_pem(), pki.ca.key_pem())?;
+    let mut signing = Signing::of_clients(Arc::new(RequestSigner { authority }));
+    if options.credentials_dir.is_none() {
+        signing.names.push(KUBELET_SERVING);
+    }
+    Ok(signing)
 }
 
 fn write_credentials(pki: &PkiDir, options: &ControlPlaneOptions) -> Result<(), Error> {

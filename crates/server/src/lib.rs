@@ -12,5 +12,6 @@ mod api;
 mod clients;
 mod error;
 mod renewal;
+mod signing;
 
 pub use error::Error;

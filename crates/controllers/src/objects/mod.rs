@@ -4,6 +4,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod batch;
+pub(crate) mod certificates;
 pub(crate) mod core;
 pub(crate) mod pod;
 pub(crate) mod service;

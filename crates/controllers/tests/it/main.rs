@@ -5,6 +5,7 @@
 
 mod support;
 
+mod certificates;
 mod garbage;
 mod nodes;
 mod tenancy;
