@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::info;
 use super::worker::{PodUpdate, Shared, Worker};
+use super::{admission, info};
 use crate::cri::LABEL_POD_UID;
 
 /// How often the runtime is listed when it sends events, and when it does not.
@@ -256,18 +256,15 @@ impl Manager {
         if gone {
             return;
         }
-        let running = self.handles.len();
+        let others: Vec<Arc<Pod>> = self
+            .shared
+            .index
+            .all()
+            .into_iter()
+            .map(|other| other.pod)
+            .collect();
         let limit = self.shared.config.max_pods as usize;
-        let ended = matches!(
-            pod.status.as_ref().and_then(|s| s.phase.as_deref()),
-            Some("Succeeded" | "Failed")
-        );
-        let rejected = (running >= limit && !ended).then(|| {
-            let text = format!(
-                "Node didn't have enough resource: pods, requested: 1, used: {running}, capacity: {limit}"
-            );
-            ("OutOfpods".to_owned(), text)
-        });
+        let rejected = admission::refusal(&pod, &others, &self.shared.facts, limit);
         self.shared.index.set(Arc::clone(&pod));
         let (updates, receiver) = watch::channel(PodUpdate { pod, gone });
         let changed = Arc::new(Notify::new());

@@ -1,6 +1,7 @@
 //! Pods on this node: one worker per pod drives its sandbox and containers
 //! towards the pod's specification and reports what it sees.
 
+pub mod admission;
 pub mod backoff;
 pub mod container;
 pub mod images;

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_cri::v1 as cri;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, Node};
+use kube::Api;
 
+use super::admission::{self, Refusal};
 use super::container;
 use super::info::{self, Role};
 use super::runtime::ContainerView;
@@ -48,6 +50,10 @@ impl Worker {
             self.stage = Stage::Ending(ending);
             return Ok(Some(Duration::ZERO));
         }
+        if let Some((reason, message)) = self.misplaced().await? {
+            self.stage = Stage::Ending(Ending::Failed(reason, message));
+            return Ok(Some(Duration::ZERO));
+        }
         self.start_probes();
         let volumes_wake = self.refresh_volumes().await?;
         if self.view.ready_sandbox().is_none() {
@@ -72,6 +78,16 @@ impl Worker {
             return Ok(Some(Duration::ZERO));
         }
         Ok(wake)
+    }
+
+    /// Why the pod may not be on this node, if that is to be found out yet.
+    async fn misplaced(&self) -> Result<Option<Refusal>, SyncError> {
+        if !admission::is_choosy(&self.pod) || self.view.ready_sandbox().is_some() {
+            return Ok(None);
+        }
+        let nodes: Api<Node> = Api::all(self.shared.client.clone());
+        let node = nodes.get_metadata(&self.shared.facts.node_name).await?;
+        Ok(admission::misplaced(&self.pod, &node.metadata))
     }
 
     /// Whether the pod has come to an end without being deleted.
