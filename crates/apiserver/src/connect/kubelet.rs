@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::backend::Backend;
 use super::reach::Reach;
+use super::websocket::WebSocket;
 use crate::body::Body;
 use crate::hooks::{Connector, RequestContext};
 use crate::query::Query;
@@ -55,7 +56,14 @@ impl Connector for KubeletConnector {
             .ok_or_else(|| ApiError::not_found(&pods, &info.name))?;
         let path = kubelet_path(&info.subresource, &pod, &context.query)?;
         let node = object::text(&pod, "/spec/nodeName");
-        if node.is_empty() && info.subresource == "log" {
+        let log = info.subresource == "log";
+        // Of logs the kubelet knows no streams but plain ones.
+        let socket = if log {
+            WebSocket::take(&mut request)?
+        } else {
+            None
+        };
+        if node.is_empty() && log {
             // Nothing has run yet, so there is nothing to tell.
             return Ok(Response::new(Body::empty()));
         }
@@ -66,11 +74,15 @@ impl Connector for KubeletConnector {
             )));
         }
         // Upstream's kubelets take streams by POST and GET, logs by GET.
-        if info.subresource == "log" {
+        if log {
             *request.method_mut() = Method::GET;
         }
         let backend = node_backend(context, node, &self.tls, &self.reach).await?;
-        backend.forward(request, &path).await
+        let answer = backend.forward(request, &path).await?;
+        Ok(match socket {
+            Some(socket) => socket.carry(answer),
+            None => answer,
+        })
     }
 }
 

@@ -2,12 +2,14 @@
 //! log of pods go to the pod's node; proxy goes to pods, services and nodes.
 //!
 //! Upgraded connections are passed on as bytes. Nothing here reads a frame of
-//! SPDY or WebSocket, so whatever kubectl and the node agree on works.
+//! SPDY or WebSocket, so whatever kubectl and the node agree on works. Logs
+//! alone are written into frames here, for who asks over WebSocket.
 
 mod backend;
 mod kubelet;
 mod proxy;
 mod reach;
+mod websocket;
 
 use std::sync::Arc;
 
