@@ -295,7 +295,8 @@ impl Hub {
         state.ring_bytes = 0;
         state.floor = revision;
         self.seen.store(revision, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        // Not beyond: a number that the next change has as well would hide it.
+        self.generation.fetch_max(revision, Ordering::AcqRel);
         Ok(stream)
     }
 

@@ -174,7 +174,7 @@ impl Aggregator {
     async fn reconcile(&self) -> Result<Option<Instant>, ApiError> {
         let objects = self.server.objects();
         let services = objects.list(&API_SERVICES, "").await?;
-        self.register(&services).await;
+        let mut complete = self.register(&services).await;
         let mut states = self.states.lock().await;
         self.take_in(&services, &mut states);
         self.check(&mut states).await;
@@ -192,14 +192,17 @@ impl Aggregator {
                 Some(Verdict::local())
             };
             if let Some(updated) = verdict.and_then(|verdict| with_condition(service, &verdict)) {
-                written(objects.update(&API_SERVICES, updated).await);
+                complete &= written(objects.update(&API_SERVICES, updated).await);
             }
         }
-        Ok(states.values().map(|state| state.next).min())
+        let again = (!complete).then(|| Instant::now() + RETRY);
+        Ok(states.values().map(|state| state.next).chain(again).min())
     }
 
     /// Makes, corrects and removes the objects of groups of custom resources.
-    async fn register(&self, services: &[Arc<Value>]) {
+    /// False if something is left to be done.
+    async fn register(&self, services: &[Arc<Value>]) -> bool {
+        let mut complete = true;
         let kinds = self.server.registry().kinds();
         let wanted: BTreeMap<String, Value> = kinds
             .iter()
@@ -219,10 +222,13 @@ impl Aggregator {
                 Some(spec) if service["spec"] != *spec => {
                     let mut updated = (**service).clone();
                     updated["spec"] = spec.clone();
-                    written(objects.update(&API_SERVICES, updated).await);
+                    complete &= written(objects.update(&API_SERVICES, updated).await);
                 }
                 Some(_) => {}
-                None => drop(self.call(Method::DELETE, &format!("{PATH}/{name}")).await),
+                None => {
+                    let target = format!("{PATH}/{name}");
+                    complete &= self.call(Method::DELETE, &target).await.is_some();
+                }
             }
         }
         for (name, spec) in wanted {
@@ -236,8 +242,9 @@ impl Aggregator {
                 "spec": spec,
             });
             let service = with_condition(&service, &Verdict::local()).unwrap_or(service);
-            written(objects.create(&API_SERVICES, service).await);
+            complete &= written(objects.create(&API_SERVICES, service).await);
         }
+        complete
     }
 
     /// Makes the table of those that name a service.
@@ -355,14 +362,14 @@ impl State {
     }
 }
 
-/// One object that cannot be written keeps no other from it; one that changed
-/// meanwhile comes back by itself.
-fn written(outcome: Result<Value, ApiError>) {
+/// False for an object that could not be written, which keeps no other from it.
+fn written(outcome: Result<Value, ApiError>) -> bool {
     match outcome {
-        Err(error) if error.code() != 409 && error.code() != 404 => {
-            tracing::warn!(%error, "an APIService is not up to date");
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(%error, "an APIService is not up to date");
+            false
         }
-        _ => {}
     }
 }
 

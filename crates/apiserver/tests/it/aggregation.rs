@@ -34,6 +34,9 @@ use crate::support::{Caller, Lines, store};
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const NAME: &str = "v1alpha1.wardle.example.com";
 const GROUP: &str = "/apis/wardle.example.com/v1alpha1";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(45);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A server of another group, which takes the word of the front proxy alone.
@@ -138,13 +141,25 @@ impl Extension {
     async fn until(&self, name: &str, reason: &str) -> Value {
         let target = format!("{SERVICES}?watch=true&fieldSelector=metadata.name={name}");
         let mut lines = Lines::open(&self.caller, &target).await;
-        loop {
-            let event = lines.next().await.expect("an event");
-            let condition = &event["object"]["status"]["conditions"][0];
-            if condition["reason"] == reason {
-                return condition.clone();
+        let found = async {
+            loop {
+                let event = lines.next().await.expect("an event");
+                let condition = &event["object"]["status"]["conditions"][0];
+                if condition["reason"] == reason {
+                    return condition.clone();
+                }
             }
+        };
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(found) => found,
+            Err(_) => panic!("{name} is not {reason}: {}", self.state().await),
         }
+    }
+
+    /// What a failed test tells.
+    async fn state(&self) -> Value {
+        let services = self.caller.get(SERVICES).await.body;
+        json!([services, self.caller.get(DEFINITIONS).await.body])
     }
 
     fn seen(&self) -> Vec<(String, HeaderMap, Bytes)> {
@@ -361,8 +376,7 @@ async fn what_is_served_here_has_its_objects_and_stays_here() {
     assert_eq!(list["resources"][0]["name"], "controllerrevisions");
 
     let definition = crate::custom::crd("stable.example.com", "crontabs", "CronTab");
-    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    admin.post(definitions, &definition).await.ok();
+    admin.post(DEFINITIONS, &definition).await.ok();
     extension.until("v1.stable.example.com", "Local").await;
     let made = admin
         .get(&format!("{SERVICES}/v1.stable.example.com"))
@@ -372,8 +386,11 @@ async fn what_is_served_here_has_its_objects_and_stays_here() {
     assert_eq!(made["spec"]["versionPriority"], 100);
     let mut changes = Lines::open(admin, &format!("{SERVICES}?watch=true")).await;
     let name = "crontabs.stable.example.com";
-    admin.delete(&format!("{definitions}/{name}")).await.ok();
-    while changes.told().await != "DELETED v1.stable.example.com" {}
+    admin.delete(&format!("{DEFINITIONS}/{name}")).await.ok();
+    let gone = async { while changes.told().await != "DELETED v1.stable.example.com" {} };
+    if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+        panic!("it is still there: {}", extension.state().await);
+    }
 }
 
 #[tokio::test]
