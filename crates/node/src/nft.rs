@@ -139,6 +139,12 @@ pub fn transition(old: Option<&Ruleset>, new: &Ruleset, table: &str) -> String {
     text
 }
 
+/// The transaction that makes a table, and is refused where it exists.
+pub fn creation(new: &Ruleset, table: &str) -> String {
+    let contents = transition(Some(&Ruleset::default()), new, table);
+    format!("create table {table}\n{contents}")
+}
+
 /// Elements in lists of bounded length, as nft takes long lines badly.
 fn chunks(elements: impl Iterator<Item = String>) -> Vec<String> {
     const LENGTH: usize = 500;

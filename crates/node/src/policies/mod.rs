@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::NodeConfig;
 use crate::network::delete_table;
-use crate::nft::{self, Ruleset};
+use crate::nft::{self, ApplyError, Ruleset};
 use crate::watched::{Watched, watch, watch_parts};
-use model::Observed;
+use model::{Model, Observed};
 use ruleset::Settings;
 
 /// How long to wait for more changes: bursts become one write. Short, since a
@@ -55,16 +55,39 @@ pub fn table_name(rules_table: &str) -> String {
     format!("{rules_table}-policies")
 }
 
+/// Lets nothing pass from pods or to them until an agent knows the policies,
+/// unless the kernel has rules of `rules_table` already. Pods that start
+/// before that would be filtered by nothing, and what they open stays open.
+///
+/// `pod_cidr` are the addresses of all pods; `bridge` is the name of one of
+/// their bridges.
+///
+/// # Errors
+/// If the rules cannot be written.
+pub async fn close(rules_table: &str, pod_cidr: &str, bridge: &str) -> Result<(), ApplyError> {
+    let settings = settings(pod_cidr, bridge, None);
+    let (closed, _) = ruleset::build(&Model::default(), &settings);
+    let table = format!("inet {}", table_name(rules_table));
+    match nft::apply(&nft::creation(&closed, &table)).await {
+        Err(ApplyError::Refused(why)) if why.contains("File exists") => Ok(()),
+        result => result,
+    }
+}
+
+fn settings(pod_cidr: &str, bridge: &str, dns: Option<SocketAddrV4>) -> Settings {
+    Settings {
+        pod_cidr: pod_cidr.to_owned(),
+        // The bridges of other nodes of the machine differ in their number.
+        bridges: format!("{}*", bridge.trim_end_matches(char::is_numeric)),
+        dns: dns.map(|at| (*at.ip(), at.port())),
+    }
+}
+
 /// Keeps the rules in step with the policies until shutdown. The rules stay
 /// when the agent stops, and are left alone by the next one until it knows
 /// what they should be.
 pub(crate) async fn run(node: &NodeConfig, config: PolicyConfig, shutdown: CancellationToken) {
-    let settings = Settings {
-        pod_cidr: node.cluster_cidr.clone(),
-        // The bridges of other nodes of the machine differ in their number.
-        bridges: format!("{}*", node.bridge.trim_end_matches(char::is_numeric)),
-        dns: config.dns.map(|at| (*at.ip(), at.port())),
-    };
+    let settings = settings(&node.cluster_cidr, &node.bridge, config.dns);
     let policies = watch::<NetworkPolicy>(&config.client, &shutdown);
     tokio::select! {
         _ = policies.store.wait_until_ready() => {}

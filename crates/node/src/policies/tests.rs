@@ -252,6 +252,27 @@ fn deny_all() {
     );
 }
 
+/// The rules of a host that does not know its policies yet.
+#[test]
+fn unknown_pods_talk_to_nobody() {
+    let (rules, _) = build(&Model::default(), &settings());
+    for (from, to, base) in [
+        (A_CLIENT, B_WEB, "forward"),
+        (A_CLIENT, WORLD, "forward"),
+        (WORLD, A_WEB, "forward"),
+        (A_CLIENT, "10.244.0.1", "input"),
+        (A_CLIENT, "169.254.169.254", "forward"),
+    ] {
+        let packet = Packet {
+            from,
+            to,
+            protocol: "tcp",
+            port: 80,
+        };
+        assert!(!passes(&rules, base, packet), "{from} {to}");
+    }
+}
+
 #[test]
 fn types_default_by_what_is_there() {
     let nothing = json!({"podSelector": {}});

@@ -270,3 +270,30 @@ fn policies_lead_to_the_same_table() {
         before = Some(wanted);
     }
 }
+
+#[test]
+fn only_a_kernel_without_rules_is_closed() {
+    if enter("rules::only_a_kernel_without_rules_is_closed").is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let close = || {
+        let closed = coracle_node::policies::close("coracle-node", "10.244.0.0/16", "coracle0");
+        runtime.block_on(closed).unwrap();
+    };
+    close();
+    let closed = listing(POLICIES);
+    assert!(
+        closed.iter().any(|part| part.contains("hook forward")),
+        "{closed:?}"
+    );
+    let known = "add element inet coracle-node-policies pods { 10.244.0.2 }";
+    nft(&["-f", "-"], known);
+    let opened = listing(POLICIES);
+    assert_ne!(opened, closed);
+    close();
+    assert_eq!(listing(POLICIES), opened, "rules that are there are kept");
+}

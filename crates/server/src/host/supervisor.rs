@@ -194,6 +194,9 @@ impl Running {
 
         progress(Progress::Step("Starting the node agents"));
         let nodes = self.nodes.clone();
+        if let Some(first) = nodes.first() {
+            policies::close(&client, first).await?;
+        }
         for node in &nodes {
             issue_node_credentials(options, &self.layout, node)?;
             self.spawn_program(agent(options, node));

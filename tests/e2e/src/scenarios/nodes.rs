@@ -39,12 +39,17 @@ pub fn several(world: &World) -> Result {
     }
     let data = world.data_dir();
     // The rules of a policy go with the host and come with it.
-    world.apply(&policies::policy("kept", "{podSelector: {}}"))?;
+    world.apply(&policies::policy(
+        "kept",
+        "{podSelector: {}, policyTypes: [Ingress, Egress]}",
+    ))?;
     let rules = |wanted: bool| {
         let found = world.shell(policies::TABLE).code == 0;
         ensure(found == wanted, "the rules of policies")
     };
     world.eventually("rules of a policy", || rules(true))?;
+    world.apply(EAGER)?;
+    world.kubectl("wait pod eager --for condition=Ready --timeout 60s")?;
     world.coracle(&format!("host down --data-dir {data}"))?;
     rules(false)?;
     world.coracle(&format!(
@@ -55,7 +60,8 @@ pub fn several(world: &World) -> Result {
             "wait node {node} --for condition=Ready --timeout 60s"
         ))?;
     }
-    world.eventually("rules of a policy", || rules(true))?;
+    rules(true)?;
+    never_out(world)?;
     world.kubectl("delete networkpolicy kept")?;
     pods_reach_each_other(world)?;
 
@@ -70,6 +76,34 @@ pub fn several(world: &World) -> Result {
     lost_node(world, &cluster)?;
     cluster.delete()?;
     world.kubectl("label nodes --all env-").map(drop)
+}
+
+/// A pod that asks the host's API server as soon as it starts.
+const EAGER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: eager}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "timeout 2 nc 10.244.0.1 6443 </dev/null && echo reached; echo tried; exec sleep 3600"]
+---
+"#;
+
+/// The rules were there before the pods that the host started again.
+fn never_out(world: &World) -> Result {
+    world.eventually("the pod runs again", || {
+        let count = "{.status.containerStatuses[0].restartCount}";
+        let count = world.kubectl(&format!("get pod eager -o jsonpath={count}"))?;
+        ensure(count != "0", "it has not been started again")?;
+        has(&world.kubectl("logs eager")?, "tried")
+    })?;
+    let log = world.kubectl("logs eager")?;
+    ensure(!log.contains("reached"), &log)?;
+    world.kubectl("delete pod eager").map(drop)
 }
 
 /// Pods on any node reach those on every other, directly and by a service.
