@@ -101,6 +101,8 @@ impl<'a> Builder<'a> {
         let line = |text: &str| text.to_owned();
         // Pods have no addresses of this family but those of their links.
         let other_family = format!("meta nfproto ipv6 iifname \"{bridges}\" drop");
+        // No policy is found by an address that is no pod's.
+        let forged = format!("iifname \"{bridges}\" ip saddr != {pod_cidr} drop");
         let under_way = line("ct state established,related accept");
         // A pod may come to life before the API server tells of its address;
         // until then no policy can be found for it.
@@ -109,6 +111,7 @@ impl<'a> Builder<'a> {
             "forward",
             vec![
                 other_family.clone(),
+                forged.clone(),
                 under_way.clone(),
                 unknown.clone(),
                 format!("ip daddr {pod_cidr} ip daddr != @pods drop"),
@@ -124,6 +127,7 @@ impl<'a> Builder<'a> {
             vec![
                 line("iifname \"lo\" accept"),
                 other_family,
+                forged,
                 under_way,
                 unknown,
                 format!("ip saddr vmap @{EGRESS}"),

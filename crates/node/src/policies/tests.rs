@@ -10,6 +10,8 @@ use crate::policies::model::{self, Observed};
 
 const DNS: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 0, 1), 1053);
 const WORLD: &str = "198.51.100.7";
+/// No pod's address, in a packet that a pod sends nonetheless.
+const FORGED: &str = "8.8.8.8";
 
 fn settings() -> Settings {
     Settings {
@@ -79,8 +81,14 @@ fn passes(rules: &Ruleset, base: &str, packet: Packet<'_>) -> bool {
 fn walk(rules: &Ruleset, chain: &str, packet: Packet<'_>) -> Option<bool> {
     for rule in &rules.chains[chain] {
         let mut words = rule.split_whitespace().collect::<Vec<_>>();
-        if words[0] == "ct" || rule.contains("ipv6") || words[0] == "iifname" {
+        if words[0] == "ct" || rule.contains("ipv6") || rule.contains("\"lo\"") {
             continue;
+        }
+        if words[0] == "iifname" {
+            if packet.from != FORGED && !packet.from.starts_with("10.244.") {
+                continue;
+            }
+            words.drain(..2);
         }
         let verdict: Vec<&str>;
         if let Some(at) = words.iter().position(|w| *w == "vmap") {
@@ -203,6 +211,7 @@ fn check(policies: &[Value], expected: &[(&str, bool)]) {
             "b/web" => B_WEB,
             "b/client" => B_CLIENT,
             "world" => WORLD,
+            "forger" => FORGED,
             "dns" => "10.244.0.1",
             "node" => "10.244.1.1",
             "stranger" => "10.244.5.5",
@@ -270,6 +279,28 @@ fn unknown_pods_talk_to_nobody() {
             port: 80,
         };
         assert!(!passes(&rules, base, packet), "{from} {to}");
+    }
+}
+
+#[test]
+fn pods_send_under_addresses_of_pods() {
+    let egress = json!({"podSelector": {}, "policyTypes": ["Egress"]});
+    check(
+        std::slice::from_ref(&egress),
+        &[
+            ("forger world udp/53", false),
+            ("forger b/web tcp/80", false),
+            ("forger node udp/1053", false),
+            ("world b/web tcp/80", true),
+            ("b/client world udp/53", true),
+        ],
+    );
+    // Also where a connection is under way.
+    let rules = rules(&[egress]);
+    for base in ["forward", "input"] {
+        let at = |text: &str| rules.chains[base].iter().position(|r| r.contains(text));
+        assert!(at("ip saddr != 10.244.0.0/16 drop") < at("ct state"));
+        assert!(at("ip saddr != 10.244.0.0/16 drop").is_some());
     }
 }
 
