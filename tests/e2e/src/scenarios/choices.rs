@@ -169,7 +169,13 @@ pub fn beyond_the_usual(world: &World) -> Result {
         let own = inside.kubectl(&format!("get pvc own {class}"))?;
         ensure(own == "own", &own)?;
     }
-    volumes(world, &cluster)?;
+    let played = volumes(world, &cluster);
+    if played.is_err() {
+        let all = "get pv,pvc -A -o yaml";
+        println!("inside:\n{}", inside.try_kubectl(all).out);
+        println!("on the host:\n{}", world.try_kubectl(all).out);
+    }
+    played?;
     robot(world, &cluster)?;
     reached(world, &cluster)?;
     if world.own_host() {
