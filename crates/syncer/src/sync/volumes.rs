@@ -114,7 +114,12 @@ async fn bring(syncer: &Syncer, inside: &Value) -> Result<Option<Arc<Value>>, Ap
         return Ok(None);
     }
     let bound = !object::text(inside, "/spec/claimRef/uid").is_empty();
-    let again = bound && matches!(holder(syncer, inside), Holder::Claim(_));
+    // A claim that is on its way out has let go of it on the host already.
+    let leaving = |claim: &VirtualName| {
+        let claim = syncer.inside.get(Kind::Claim, claim);
+        claim.is_some_and(|claim| object::is_terminating(&claim))
+    };
+    let again = bound && matches!(holder(syncer, inside), Holder::Claim(of) if !leaving(&of));
     let Some(updated) = t.volume_update(&host, &desired, again) else {
         return Ok(Some(host));
     };

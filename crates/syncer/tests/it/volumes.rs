@@ -84,9 +84,8 @@ async fn a_volume_is_on_the_host_while_a_claim_has_it() {
 
     // Its claim goes: the host lets it go, and nobody gets it by chance.
     let finalizers = json!({"metadata": {"finalizers": null}});
-    let claim = format!("{CLAIMS}/data");
-    world.inside.delete(&claim, None).await;
-    world.inside.patch(&claim, finalizers.clone()).await;
+    let leaving = format!("{CLAIMS}/data");
+    world.inside.delete(&leaving, None).await;
     let claim = format!("{HOST_CLAIMS}/data-x-default-x-vc");
     world
         .host
@@ -99,7 +98,13 @@ async fn a_volume_is_on_the_host_while_a_claim_has_it() {
         .host
         .patch(&format!("{}/status", host_volume("disk")), released)
         .await;
+    // Also while the claim inside is still on its way out.
     phase(&world, &inside, "Released").await;
+    let host = world.host.get(&host_volume("disk")).await.unwrap();
+    let kept = object::text(&host, "/spec/claimRef/uid");
+    assert!(!kept.is_empty(), "reserved once more: {host}");
+    world.inside.patch(&leaving, finalizers.clone()).await;
+    world.inside.disappears(&leaving).await;
     world
         .inside
         .patch(&inside, json!({"spec": {"claimRef": null}}))
