@@ -67,10 +67,12 @@ pub const ALL: &[Scenario] = &[
     ("throw-away", throwaway::few),
     ("ten", ten::at_once),
     ("faults", faults::killed_processes),
-    // Last, since these make another host in place of that of the others.
+    // Last, since it makes another host in place of that of the others.
     ("nodes", nodes::several),
-    ("siege", faults::siege::scenarios_under_faults),
 ];
 
 /// Those that run only when they are named: they take minutes.
-pub const BY_NAME: &[Scenario] = &[("fifty", throwaway::many)];
+pub const BY_NAME: &[Scenario] = &[
+    ("fifty", throwaway::many),
+    ("siege", faults::siege::scenarios_under_faults),
+];
