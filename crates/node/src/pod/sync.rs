@@ -211,11 +211,29 @@ impl Worker {
         )
     }
 
+    /// Removes sandboxes beside the one in use that never had a container. A call
+    /// that made one may have been cut off, and shown it only after the next.
+    async fn remove_empty_sandboxes(&self, used: &str) -> Result<(), SyncError> {
+        for other in self.view.sandboxes.iter().filter(|s| s.id != used) {
+            if self
+                .view
+                .containers
+                .iter()
+                .all(|c| c.sandbox_id != other.id)
+            {
+                self.shared.cri.stop_sandbox(&other.id).await?;
+                self.shared.cri.remove_sandbox(&other.id).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Init containers one after the other; sidecars stay.
     async fn sync_init(&mut self) -> Result<Turn, SyncError> {
         let Some(sandbox) = self.view.ready_sandbox().map(|s| s.id.clone()) else {
             return Ok(Turn::Pending(Some(POLL)));
         };
+        self.remove_empty_sandboxes(&sandbox).await?;
         let spec = info::spec(&self.pod);
         let begun = spec
             .containers()
