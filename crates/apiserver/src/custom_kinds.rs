@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_machinery::{ApiError, GroupResource, object, time};
-use http::{Method, Request, StatusCode};
+use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use crate::access::UserInfo;
-use crate::body::Body;
 use crate::callout::Callouts;
 use crate::convert::converter_of;
 use crate::kinds;
@@ -73,7 +70,7 @@ impl CustomKinds {
     /// Reconciles at every change until the watch ends or something fails.
     async fn follow(&self) {
         let target = format!("{PATH}?watch=true");
-        let Some(mut changes) = self.call(Method::GET, &target).await else {
+        let Some(mut changes) = self.server.ask_itself(Method::GET, &target).await else {
             return;
         };
         loop {
@@ -94,19 +91,6 @@ impl CustomKinds {
                 }
             }
         }
-    }
-
-    /// Sends a request as the server itself; the body of a success.
-    async fn call(&self, method: Method, target: &str) -> Option<Body> {
-        let user = UserInfo::system_masters("system:apiserver");
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .extension(user)
-            .body(Body::empty())
-            .ok()?;
-        let response = self.server.clone().oneshot(request).await.ok()?;
-        (response.status() == StatusCode::OK).then(|| response.into_body())
     }
 
     /// Brings registry and status up to date. True if a definition waits for
@@ -199,7 +183,7 @@ impl CustomKinds {
             let target = format!("/apis/{}/{}/{}", gvk.group, gvk.version, resource.resource);
             let objects = self.server.objects();
             if !objects.list(resource, "").await?.is_empty() {
-                self.call(Method::DELETE, &target).await;
+                self.server.ask_itself(Method::DELETE, &target).await;
                 if !objects.list(resource, "").await?.is_empty() {
                     return Ok(false);
                 }

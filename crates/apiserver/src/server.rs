@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use coracle_store::Store;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tower::Service;
+use tower::{Service, ServiceExt as _};
 
-use crate::access::{Authenticator, Authorizer};
+use crate::access::{Authenticator, Authorizer, UserInfo};
 use crate::aggregation::Aggregation;
 use crate::body::{Body, BoxError};
 use crate::completion;
@@ -91,6 +91,19 @@ impl ApiServer {
     /// The server's own way to its objects.
     pub fn objects(&self) -> Arc<dyn Objects> {
         Arc::clone(&self.inner.objects)
+    }
+
+    /// Sends a request as the server itself; the body of a success.
+    pub(crate) async fn ask_itself(&self, method: Method, target: &str) -> Option<Body> {
+        let user = UserInfo::system_masters("system:apiserver");
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .extension(user)
+            .body(Body::empty())
+            .ok()?;
+        let response = self.clone().oneshot(request).await.ok()?;
+        (response.status() == StatusCode::OK).then(|| response.into_body())
     }
 
     /// Ends all watches; new requests are still answered. The server does so

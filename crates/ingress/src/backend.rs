@@ -1,11 +1,11 @@
 //! Services and their endpoints as places to send requests to. Pure.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use coracle_machinery::addresses::METADATA;
+use coracle_machinery::addresses::is_off_limits;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IngressServiceBackend;
@@ -154,7 +154,8 @@ fn ready(slices: &[&EndpointSlice], port_name: &str) -> Vec<SocketAddr> {
         };
         for endpoint in slice.endpoints.iter().flatten() {
             let address = endpoint.addresses.first().and_then(|a| a.parse().ok());
-            let Some(ip) = address.filter(may_be_called) else {
+            // The API refuses such endpoints; from here they would lead to this pod.
+            let Some(ip) = address.filter(|ip| !is_off_limits(*ip)) else {
                 continue;
             };
             let conditions = endpoint.conditions.as_ref();
@@ -170,15 +171,4 @@ fn ready(slices: &[&EndpointSlice], port_name: &str) -> Vec<SocketAddr> {
     }
     let chosen = if ready.is_empty() { serving } else { ready };
     chosen.into_iter().take(MAX_ENDPOINTS).collect()
-}
-
-/// The API refuses such addresses for endpoints; from here they would lead to
-/// this very pod, or to what answers for the machine.
-fn may_be_called(ip: &IpAddr) -> bool {
-    let special = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
-    let local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some(),
-    };
-    !special && !local && !METADATA.contains(ip)
 }

@@ -6,12 +6,45 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Where clouds tell machines their secrets, beside link-local addresses.
-pub const METADATA: &[IpAddr] = &[
+const METADATA: &[IpAddr] = &[
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
+
+/// True for an address that leads to whoever uses it, to its link, to several at
+/// once, or to the metadata of a cloud: nobody is sent there for the sake of
+/// somebody else.
+pub fn is_off_limits(address: IpAddr) -> bool {
+    let plain = unwrapped(address);
+    let local = match plain {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let own = plain.is_loopback() || plain.is_unspecified() || plain.is_multicast();
+    local || own || METADATA.contains(&plain)
+}
+
+/// The IPv4 address in an IPv6 one that leads to it: mapped, compatible, or
+/// behind the well-known prefix of translators.
+pub fn unwrapped(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    let [.., high, low] = v6.segments();
+    let embedded = match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => true,
+        // The unspecified and the loopback address are no IPv4 ones.
+        [0, 0, 0, 0, 0, 0, ..] => high != 0,
+        _ => false,
+    };
+    if !embedded {
+        return address;
+    }
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
 
 /// Most addresses of a range: whoever looks for a free one may look at all.
 pub const MAX_ADDRESSES: u32 = 1024;

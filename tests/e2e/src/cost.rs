@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::process::Process;
+
 /// The kernel counts processor time in hundredths of a second towards programs,
 /// on every architecture that Rust's standard library knows.
 const TICK: Duration = Duration::from_millis(10);
@@ -21,11 +23,9 @@ pub struct Cost {
 /// processes run.
 pub fn of(name: &str) -> Option<Cost> {
     let (mut processes, mut sum) = (0, Cost::default());
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let directory = entry.path();
-        let words = std::fs::read(directory.join("cmdline")).unwrap_or_default();
-        if is_of(&words, name)
-            && let Some(cost) = read(&directory)
+    for process in Process::all().ok()? {
+        if is_of(&process.command, name)
+            && let Some(cost) = read(process.pid)
         {
             processes += 1;
             sum.memory += cost.memory;
@@ -35,17 +35,17 @@ pub fn of(name: &str) -> Option<Cost> {
     (processes == 2).then_some(sum)
 }
 
-fn is_of(command: &[u8], name: &str) -> bool {
-    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-    let has = |argument: String| words.contains(&argument.as_bytes());
-    match words.get(1) {
-        Some(&b"control-plane") => has(format!("--context={name}")),
-        Some(&b"syncer") => has(format!("--name={name}")),
+fn is_of(command: &[String], name: &str) -> bool {
+    let has = |argument: String| command.contains(&argument);
+    match command.get(1).map(String::as_str) {
+        Some("control-plane") => has(format!("--context={name}")),
+        Some("syncer") => has(format!("--name={name}")),
         _ => false,
     }
 }
 
-fn read(directory: &Path) -> Option<Cost> {
+fn read(process: u32) -> Option<Cost> {
+    let directory = Path::new("/proc").join(process.to_string());
     let maps = std::fs::read_to_string(directory.join("smaps_rollup")).ok()?;
     let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
     Some(Cost {
@@ -82,8 +82,9 @@ mod tests {
         assert_eq!(memory("Rss: 900 kB\n"), None);
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 5 0 0 0 150 50 0 0 20 0 9 0 77";
         assert_eq!(processor(stat), Some(Duration::from_secs(2)));
-        assert!(is_of(b"coracle\0syncer\0--name=a\0", "a"));
-        assert!(!is_of(b"coracle\0syncer\0--name=ab\0", "a"));
-        assert!(!is_of(b"coracle\0connect\0--name=a\0", "a"));
+        let is_of = |words: [&str; 3]| is_of(&words.map(str::to_owned), "a");
+        assert!(is_of(["coracle", "syncer", "--name=a"]));
+        assert!(!is_of(["coracle", "syncer", "--name=ab"]));
+        assert!(!is_of(["coracle", "connect", "--name=a"]));
     }
 }

@@ -7,6 +7,7 @@
 mod cost;
 mod neighbour;
 mod page;
+mod process;
 mod scenarios;
 mod show;
 mod stream;

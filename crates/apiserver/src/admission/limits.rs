@@ -1,9 +1,9 @@
 //! LimitRanger: defaults and bounds that a namespace sets for resources.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use coracle_machinery::resources::{Amounts, amounts, of_pod, requests_and_limits};
 use coracle_machinery::{ApiError, Quantity, object};
 use serde_json::{Value, json};
 
@@ -15,8 +15,6 @@ use crate::registry::Resource;
 
 /// Tells what was filled in.
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
-
-type Amounts = BTreeMap<String, Quantity>;
 
 pub(super) struct LimitRanger {
     objects: Arc<dyn Objects>,
@@ -140,13 +138,6 @@ impl Limit {
     }
 }
 
-fn amounts(map: Option<&Value>) -> Amounts {
-    let entries = map.and_then(Value::as_object).into_iter().flatten();
-    entries
-        .filter_map(|(name, value)| Some((name.clone(), Quantity::from_value(value).ok()?)))
-        .collect()
-}
-
 fn add_missing(into: &mut Amounts, from: &Amounts) {
     for (name, amount) in from {
         into.entry(name.clone()).or_insert_with(|| *amount);
@@ -217,8 +208,7 @@ fn set_missing(container: &mut Value, key: &str, defaults: &Amounts) -> Vec<Stri
 }
 
 fn resources(container: &Value) -> (Amounts, Amounts) {
-    let of = |key: &str| amounts(container.pointer(&format!("/resources/{key}")));
-    (of("requests"), of("limits"))
+    requests_and_limits(container.get("resources"))
 }
 
 fn check_pod(pod: &Value, limits: &[Limit]) -> Vec<String> {
@@ -234,61 +224,13 @@ fn check_pod(pod: &Value, limits: &[Limit]) -> Vec<String> {
                 }
             }
             "Pod" => {
-                let (requests, most) = pod_totals(pod);
+                let (requests, most) = of_pod(pod);
                 errors.extend(limit.check(&requests, &most));
             }
             _ => {}
         }
     }
     errors
-}
-
-/// What a pod needs as a whole: its containers together, but at least what
-/// its hungriest init container needs.
-pub(super) fn pod_totals(pod: &Value) -> (Amounts, Amounts) {
-    let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
-    let add = |into: &mut Amounts, from: &Amounts| {
-        for (name, amount) in from {
-            *into.entry(name.clone()).or_default() += *amount;
-        }
-    };
-    let init = object::items(pod, "/spec/initContainers");
-    let sidecar = |c: &&Value| object::text(c, "/restartPolicy") == "Always";
-    let together = object::items(pod, "/spec/containers")
-        .iter()
-        .chain(init.iter().filter(sidecar));
-    for container in together {
-        let (r, l) = resources(container);
-        add(&mut requests, &r);
-        add(&mut limits, &l);
-    }
-    // Sidecars that started before an init container run beside it.
-    let (mut before_r, mut before_l) = (Amounts::new(), Amounts::new());
-    for container in init {
-        let (r, l) = resources(container);
-        let (mut peak_r, mut peak_l) = (before_r.clone(), before_l.clone());
-        add(&mut peak_r, &r);
-        add(&mut peak_l, &l);
-        for (into, peak) in [(&mut requests, &peak_r), (&mut limits, &peak_l)] {
-            for (name, amount) in peak {
-                let held = into.entry(name.clone()).or_default();
-                if amount > held {
-                    *held = *amount;
-                }
-            }
-        }
-        if sidecar(&container) {
-            (before_r, before_l) = (peak_r, peak_l);
-        }
-    }
-    let overhead = amounts(pod.pointer("/spec/overhead"));
-    add(&mut requests, &overhead);
-    for (name, amount) in &overhead {
-        if let Some(held) = limits.get_mut(name) {
-            *held += *amount;
-        }
-    }
-    (requests, limits)
 }
 
 fn check_claim(claim: &Value, limits: &[Limit]) -> Vec<String> {
@@ -396,19 +338,5 @@ mod tests {
         assert!(error.message.ends_with(
             "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"
         ));
-    }
-
-    #[test]
-    fn init_containers_and_sidecars_count_as_they_run() {
-        let c = |cpu: &str, sidecar: bool| {
-            let mut c = json!({"resources": {"requests": {"cpu": cpu}}});
-            if sidecar {
-                c["restartPolicy"] = json!("Always");
-            }
-            c
-        };
-        let pod = json!({"spec": {"containers": [c("1", false), c("1", false)],
-            "initContainers": [c("1", true), c("4", false)]}});
-        assert_eq!(pod_totals(&pod).0["cpu"].to_string(), "5");
     }
 }

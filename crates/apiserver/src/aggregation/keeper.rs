@@ -9,19 +9,16 @@ use std::time::Duration;
 use coracle_machinery::{ApiError, GroupResource, object, time};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use http::{Method, Request, StatusCode};
+use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
 use super::check::{Told, Verdict, locate};
 use super::{Aggregation, MAX_REQUESTS, MAX_SERVICES, Remote, is_builtin, is_remote};
-use crate::access::UserInfo;
 use crate::auth::named;
-use crate::body::Body;
 use crate::callout::Endpoint;
 use crate::discovery::{CUSTOM_GROUP_PRIORITY, CUSTOM_VERSION_PRIORITY, Elsewhere};
 use crate::objects::Objects;
@@ -97,7 +94,11 @@ impl Aggregator {
 
     /// Reconciles at every change until the watch ends or something fails.
     async fn follow(&self) {
-        let Some(mut changes) = self.call(Method::GET, &format!("{PATH}?watch=true")).await else {
+        let Some(mut changes) = self
+            .server
+            .ask_itself(Method::GET, &format!("{PATH}?watch=true"))
+            .await
+        else {
             return;
         };
         let mut served = self.server.registry().changes();
@@ -154,19 +155,6 @@ impl Aggregator {
         while self.generation() == seen {
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// Sends a request as the server itself; the body of a success.
-    async fn call(&self, method: Method, target: &str) -> Option<Body> {
-        let user = UserInfo::system_masters("system:apiserver");
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .extension(user)
-            .body(Body::empty())
-            .ok()?;
-        let response = self.server.clone().oneshot(request).await.ok()?;
-        (response.status() == StatusCode::OK).then(|| response.into_body())
     }
 
     /// Brings all up to date. When to do so again, if anything is served
@@ -227,7 +215,11 @@ impl Aggregator {
                 Some(_) => {}
                 None => {
                     let target = format!("{PATH}/{name}");
-                    complete &= self.call(Method::DELETE, &target).await.is_some();
+                    complete &= self
+                        .server
+                        .ask_itself(Method::DELETE, &target)
+                        .await
+                        .is_some();
                 }
             }
         }

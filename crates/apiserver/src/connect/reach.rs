@@ -2,9 +2,9 @@
 //! they write into pods, endpoints, nodes and URLs of webhooks is theirs to
 //! choose, and this server may stand in a network that is none of theirs.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use coracle_machinery::addresses::METADATA;
+use coracle_machinery::addresses::{is_off_limits, unwrapped};
 use coracle_machinery::{ApiError, Reason};
 
 /// The addresses that are open to users. By default all but those that no
@@ -48,10 +48,9 @@ impl Reach {
         let address: IpAddr = text
             .parse()
             .map_err(|_| ApiError::new(Reason::ServiceUnavailable, "address not allowed"))?;
-        let plain = unwrapped(address);
-        let why = if is_local(plain) || METADATA.contains(&plain) {
+        let why = if is_off_limits(address) {
             "neither this server itself, nor its link, nor the metadata of a cloud can be reached through it"
-        } else if self.refused.contains(&plain) {
+        } else if self.refused.contains(&unwrapped(address)) {
             "it belongs to the cluster below this one"
         } else {
             return Ok(address);
@@ -92,34 +91,6 @@ impl Reach {
 
 fn refused(address: &str, why: &str) -> ApiError {
     ApiError::bad_request(format!("address not allowed: {address}: {why}"))
-}
-
-/// The IPv4 address in an IPv6 one that leads to it: mapped, compatible, or
-/// behind the well-known prefix of translators.
-fn unwrapped(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else {
-        return address;
-    };
-    let [.., high, low] = v6.segments();
-    let embedded = match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => true,
-        // The unspecified and the loopback address are no IPv4 ones.
-        [0, 0, 0, 0, 0, 0, ..] => high != 0,
-        _ => false,
-    };
-    if !embedded {
-        return address;
-    }
-    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-}
-
-fn is_local(address: IpAddr) -> bool {
-    let local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
 #[cfg(test)]

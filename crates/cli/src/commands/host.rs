@@ -208,6 +208,8 @@ fn up(environment: &Environment, settings: &Settings) -> Result {
         }
         return write_context(environment, &layout);
     }
+    // What cannot be written once the host is ready must not start it.
+    environment.files()?.read()?;
     node_name(settings)?;
     settings.extras(&layout.extras())?.check()?;
     host::check_requirements(&layout, settings.port)?;

@@ -60,18 +60,20 @@ pub(crate) fn is_known(syncer: &Syncer, user: Kind) -> bool {
 
 /// Has everything looked at that was met before the host's classes were known.
 pub(crate) async fn once_known(syncer: Arc<Syncer>, stop: CancellationToken) {
-    for class in CLASSES {
+    // Each by itself: one that may not be listed must not hold up the others.
+    let each = CLASSES.iter().map(|class| async {
         let Some(cache) = syncer.host.cache(*class) else {
-            continue;
+            return;
         };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = cache.synced() => {}
-        }
+        cache.synced().await;
         syncer.push_all(*class, None);
         for user in users(*class) {
             syncer.push_all(*user, None);
         }
+    });
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = futures::future::join_all(each) => {}
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use coracle_config::{Config, marks};
 use coracle_machinery::object;
+use coracle_machinery::resources::{Amounts, add, amounts, of_pod};
 use coracle_translate::VirtualName;
-use coracle_translate::usage::{Needs, leave};
+use coracle_translate::usage::leave;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,11 @@ pub(crate) fn slim(pod: &mut Value) {
     let needs = if ended {
         Value::Null
     } else {
-        Needs::of_pod(pod).to_value()
+        let (requests, _) = of_pod(pod);
+        let texts = requests
+            .into_iter()
+            .map(|(name, amount)| (name, amount.to_string().into()));
+        Value::Object(texts.collect())
     };
     *pod = json!({
         "metadata": {
@@ -75,9 +80,10 @@ pub(crate) fn apply(syncer: &Syncer, node: &mut Value) {
             && !is_ours(syncer, pod)
     };
     let others = cache.select(|_, pod| on_it(pod));
-    let needs = others.iter().fold(Needs::default(), |sum, pod| {
-        sum.plus(&Needs::from_value(&pod["needs"]))
-    });
+    let mut needs = Amounts::new();
+    for pod in &others {
+        add(&mut needs, &amounts(pod.get("needs")));
+    }
     leave(
         node,
         i64::try_from(others.len()).unwrap_or(i64::MAX),

@@ -458,6 +458,11 @@ fn machine(world: &World) -> Result<Vec<Case>> {
             &["cannot stop the host", "root"],
         ),
         case(
+            format!("env -u KUBECONFIG -u HOME coracle host up --data-dir {other}"),
+            1,
+            &["neither KUBECONFIG nor HOME is set", "--kubeconfig"],
+        ),
+        case(
             format!("coracle host up --data-dir {other}"),
             1,
             &["another host is running", "coracle host down --data-dir"],

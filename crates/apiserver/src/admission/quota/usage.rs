@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coracle_machinery::resources::of_pod;
 use coracle_machinery::{GroupResource, Quantity, object};
 use serde_json::Value;
 
-use crate::admission::limits::pod_totals;
 use crate::auth::core;
 
 /// Amounts by the keys of `spec.hard`.
@@ -84,7 +84,7 @@ fn ended(pod: &Value) -> bool {
 }
 
 fn pod_usage(pod: &Value, usage: &mut Usage) {
-    let (requests, limits) = pod_totals(pod);
+    let (requests, limits) = of_pod(pod);
     for (name, amount) in requests {
         if ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str())
             || name.starts_with("hugepages-")
@@ -164,7 +164,7 @@ pub(super) fn in_scope(pod: &Value, quota: &Value) -> bool {
 }
 
 fn best_effort(pod: &Value) -> bool {
-    let (requests, limits) = pod_totals(pod);
+    let (requests, limits) = of_pod(pod);
     let set = |amounts: &BTreeMap<String, Quantity>| {
         ["cpu", "memory"]
             .iter()

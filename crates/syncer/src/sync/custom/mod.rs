@@ -203,6 +203,24 @@ impl Served {
         resource(&self.flow.kind)
     }
 
+    /// Brings the status of an object inside in line with what is to be shown.
+    async fn show_status(
+        &self,
+        syncer: &Syncer,
+        shown: &Value,
+        inside: &Value,
+    ) -> Result<(), ApiError> {
+        let Some(status) = syncer.translator.custom_status_back(shown, inside) else {
+            return Ok(());
+        };
+        let sub = if self.flow.status_inside {
+            "status"
+        } else {
+            ""
+        };
+        super::set_status_in(syncer, self.resource(), sub, inside, status).await
+    }
+
     fn watched(&self) -> Watched<'_> {
         Watched {
             resource: self.resource(),

@@ -11,7 +11,7 @@ use crate::api::ApiError;
 use crate::engine::Syncer;
 use crate::kinds::Kind;
 use crate::kinds::other::DEFINITIONS;
-use crate::sync::{create_unless_taken, delete, set_status_in};
+use crate::sync::{create_unless_taken, delete};
 
 pub(super) async fn reconcile(
     syncer: &Syncer,
@@ -60,15 +60,7 @@ pub(super) async fn reconcile(
     }
     let status = json!({"status": host.get("status")});
     let shown = t.patched_back(&custom.patches, &host, &inside, status)?;
-    if let Some(status) = t.custom_status_back(&shown, &inside) {
-        let sub = if served.flow.status_inside {
-            "status"
-        } else {
-            ""
-        };
-        set_status_in(syncer, resource, sub, &inside, status).await?;
-    }
-    Ok(())
+    served.show_status(syncer, &shown, &inside).await
 }
 
 /// True if the host object is gone by itself: not only out of the watch, whose

@@ -13,7 +13,7 @@ use crate::api::{ApiError, Narrow};
 use crate::engine::Syncer;
 use crate::kinds::other::DEFINITIONS;
 use crate::sync::replicas::ensure_namespace;
-use crate::sync::{delete, events, set_status_in};
+use crate::sync::{delete, events};
 
 /// What of the host a mapping is about.
 pub(super) fn narrow(mapping: &Mapping) -> Narrow {
@@ -90,15 +90,7 @@ pub(super) async fn reconcile(
             Ok(_) => {}
         }
     }
-    if let Some(status) = t.custom_status_back(&shown, &inside) {
-        let sub = if served.flow.status_inside {
-            "status"
-        } else {
-            ""
-        };
-        set_status_in(syncer, resource, sub, &inside, status).await?;
-    }
-    Ok(())
+    served.show_status(syncer, &shown, &inside).await
 }
 
 /// Removes what an earlier configuration showed inside and this one does not.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::kill::{Process, is_shim};
+use super::kill::is_shim;
 use super::node::Node;
 use super::{Cluster, STILL, items};
+use crate::process::Process;
 use crate::world::{Result, World, ensure};
 
 /// How often it is looked at.
