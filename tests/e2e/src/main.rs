@@ -5,6 +5,7 @@
 //! Further words choose scenarios by a part of their name.
 
 mod cost;
+mod lanes;
 mod neighbour;
 mod page;
 mod process;
@@ -17,11 +18,18 @@ mod world;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use lanes::Count;
+use scenarios::Scenario;
 use world::World;
 
 fn main() -> ExitCode {
-    let chosen: Vec<String> = std::env::args().skip(1).collect();
-    if let Err(error) = check_names(&chosen) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name] = words.as_slice()
+        && first == lanes::BESIDE
+    {
+        return run_beside(name);
+    }
+    if let Err(error) = check_names(&words) {
         println!("{error}");
         return ExitCode::from(2);
     }
@@ -34,62 +42,85 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let host = match world.kubectl("config current-context") {
-        Ok(context) => context.trim().to_owned(),
-        Err(error) => {
-            println!("FAIL the context of the host: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     println!("host ready after {:.1} s", started.elapsed().as_secs_f64());
-    let (mut passed, mut failed) = (0, 0);
-    let named = if chosen.is_empty() {
-        &[]
-    } else {
-        scenarios::BY_NAME
-    };
-    for (name, scenario) in scenarios::ALL.iter().chain(named) {
-        if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
-            continue;
-        }
-        println!("---- {name}");
-        let started = Instant::now();
-        let result = scenario(&world);
-        let seconds = started.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => {
-                passed += 1;
-                println!("PASS {name} ({seconds:.1} s)");
-            }
-            Err(error) => {
-                failed += 1;
-                println!("FAIL {name} ({seconds:.1} s): {error}");
-                // It may have been connected to a virtual cluster.
-                if let Err(error) = world.kubectl(&format!("config use-context {host}")) {
-                    println!("the scenarios that follow run elsewhere: {error}");
-                }
-                world.show_state();
+    let mut count = Count::default();
+    for group in chosen(&words).chunk_by(|one, next| one.beside && next.beside) {
+        match group {
+            [scenario] => count.add(run(&world, scenario)),
+            group => {
+                let group = lanes::run(&world, group);
+                count.passed += group.passed;
+                count.failed += group.failed;
             }
         }
     }
-    if let Err(error) = world.stop() {
-        failed += 1;
+    let stopped = world.stop();
+    count.add(stopped.is_ok());
+    if let Err(error) = stopped {
         println!("FAIL the host leaves nothing behind: {error}");
-    } else {
-        passed += 1;
     }
-    println!("{passed} passed, {failed} failed");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    println!("{} passed, {} failed", count.passed, count.failed);
+    ExitCode::from(u8::from(count.failed > 0))
+}
+
+/// Runs one scenario on the host of the run that started this process.
+fn run_beside(name: &str) -> ExitCode {
+    let Some(scenario) = scenarios::ALL.iter().find(|one| one.name == name) else {
+        println!("there is no scenario {name:?}");
+        return ExitCode::from(2);
+    };
+    match World::join() {
+        Ok(world) => ExitCode::from(u8::from(!run(&world, scenario))),
+        Err(error) => {
+            println!("FAIL {name}: the host of the run: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Runs a scenario and tells how it went; whether it passed.
+fn run(world: &World, scenario: &Scenario) -> bool {
+    let name = scenario.name;
+    println!("---- {name}");
+    let started = Instant::now();
+    let host = world.kubectl("config current-context");
+    let result = match &host {
+        Ok(_) => (scenario.run)(world),
+        Err(error) => Err(format!("the context of the host: {error}")),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let Err(error) = result else {
+        println!("PASS {name} ({seconds:.1} s)");
+        return true;
+    };
+    println!("FAIL {name} ({seconds:.1} s): {error}");
+    // It may have been connected to a virtual cluster.
+    let back = format!("config use-context {}", host.unwrap_or_default().trim());
+    if let Err(error) = world.kubectl(&back) {
+        println!("the scenarios that follow run elsewhere: {error}");
+    }
+    world.show_state();
+    false
+}
+
+/// The scenarios that words choose; without words, all that need not be named.
+fn chosen(words: &[String]) -> Vec<&'static Scenario> {
+    if words.is_empty() {
+        return scenarios::ALL.iter().collect();
+    }
+    let all = scenarios::ALL.iter().chain(scenarios::BY_NAME);
+    all.filter(|scenario| {
+        words
+            .iter()
+            .any(|part| scenario.name.contains(part.as_str()))
+    })
+    .collect()
 }
 
 /// Fails if a word chooses no scenario: a run of nothing would pass.
 fn check_names(chosen: &[String]) -> world::Result {
     let all = scenarios::ALL.iter().chain(scenarios::BY_NAME);
-    let names: Vec<&str> = all.map(|(name, _)| *name).collect();
+    let names: Vec<&str> = all.map(|scenario| scenario.name).collect();
     for part in chosen {
         if !names.iter().any(|name| name.contains(part.as_str())) {
             return Err(format!(
@@ -104,6 +135,21 @@ fn check_names(chosen: &[String]) -> world::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_scenario_has_a_name_of_its_own_and_runs_once() {
+        let named = |words: &[String]| -> Vec<&str> {
+            chosen(words).iter().map(|scenario| scenario.name).collect()
+        };
+        let mut all = named(&[]);
+        assert_eq!(all.len(), scenarios::ALL.len());
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), scenarios::ALL.len());
+        assert!(!all.contains(&"fifty"));
+        assert_eq!(named(&["fift".into()]), ["fifty"]);
+        assert_eq!(named(&["walk".into(), "through".into()]), ["walkthrough"]);
+    }
 
     #[test]
     fn words_choose_scenarios_by_a_part_of_their_name() {

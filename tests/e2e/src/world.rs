@@ -20,6 +20,9 @@ pub const BALANCER_POOL: &str = "10.245.0.200-10.245.0.250";
 /// How often it is looked at meanwhile.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Names the data directory of the host to a process that joins the run.
+const DATA_DIR: &str = "CORACLE_E2E_DATA_DIR";
+
 /// The programs and the host of a run.
 #[derive(Clone)]
 pub struct World {
@@ -49,11 +52,6 @@ pub struct Run {
 impl World {
     /// Reads the environment and starts a host if none was given.
     pub fn start() -> Result<Self> {
-        let path = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .ok_or(format!("{name} is not set"))
-        };
         let work_dir = path("WORK_DIR")?;
         let _ = std::fs::remove_dir_all(&work_dir);
         std::fs::create_dir_all(&work_dir).map_err(|e| e.to_string())?;
@@ -62,21 +60,38 @@ impl World {
         if let Some(given) = &given {
             std::fs::copy(given, &kubeconfig).map_err(|e| e.to_string())?;
         }
-        let world = Self {
-            coracle: path("CORACLE")?,
-            kubectl: path("KUBECTL")?,
-            helm: path("HELM")?,
-            kubeconfig,
-            // Sockets lie below it, and their paths are short by nature.
-            data_dir: PathBuf::from(format!("/tmp/coracle-e2e-{:x}", unique())),
-            work_dir,
-            own_host: given.is_none(),
-            caption: String::new(),
-        };
+        // Sockets lie below it, and their paths are short by nature.
+        let data_dir = PathBuf::from(format!("/tmp/coracle-e2e-{:x}", unique()));
+        let world = Self::read(work_dir, data_dir, given.is_none())?;
         if world.own_host {
             world.start_host()?;
         }
         Ok(world)
+    }
+
+    /// The world of the run that started this process, as `variables` tells it.
+    pub fn join() -> Result<Self> {
+        let own_host = std::env::var_os("CORACLE_E2E_KUBECONFIG").is_none();
+        Self::read(path("WORK_DIR")?, path(DATA_DIR)?, own_host)
+    }
+
+    fn read(work_dir: PathBuf, data_dir: PathBuf, own_host: bool) -> Result<Self> {
+        Ok(Self {
+            coracle: path("CORACLE")?,
+            kubectl: path("KUBECTL")?,
+            helm: path("HELM")?,
+            kubeconfig: work_dir.join("kubeconfig"),
+            data_dir,
+            work_dir,
+            own_host,
+            caption: String::new(),
+        })
+    }
+
+    /// What a process needs in its environment, besides that of this one, to
+    /// join this world.
+    pub fn variables(&self) -> [(&'static str, &Path); 2] {
+        [("WORK_DIR", &self.work_dir), (DATA_DIR, &self.data_dir)]
     }
 
     fn start_host(&self) -> Result {
@@ -340,6 +355,13 @@ impl World {
                 .out
         );
     }
+}
+
+/// A path out of the environment.
+fn path(name: &str) -> Result<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or(format!("{name} is not set"))
 }
 
 /// A number of this run: in a sandbox, process ids are small and recur.

@@ -33,46 +33,71 @@ mod walkthrough;
 
 use crate::world::{Result, World};
 
-/// A scenario: its name and what it does.
-pub type Scenario = (&'static str, fn(&World) -> Result);
+/// A scenario.
+pub struct Scenario {
+    /// Its name, for the command line and the report.
+    pub name: &'static str,
+    /// Whether it can run while others do: it touches nothing but what it made,
+    /// and judges by nothing else.
+    pub beside: bool,
+    /// What it does.
+    pub run: fn(&World) -> Result,
+}
 
-/// All of them.
+const fn alone(name: &'static str, run: fn(&World) -> Result) -> Scenario {
+    Scenario {
+        name,
+        beside: false,
+        run,
+    }
+}
+
+const fn beside(name: &'static str, run: fn(&World) -> Result) -> Scenario {
+    Scenario {
+        name,
+        beside: true,
+        run,
+    }
+}
+
+/// All of them. Of those that run beside each other the longest come first, so
+/// that none is waited for at the end.
 pub const ALL: &[Scenario] = &[
-    ("walkthrough", walkthrough::first_walkthrough),
-    ("inside", inside::pods_find_what_is_inside),
-    ("kubectl-streams", kubectl_streams::streams),
-    ("kubectl-objects", kubectl_objects::objects),
-    ("helm", helm::release),
-    ("isolation", isolation::neighbours),
-    ("hostile", hostile::attempts),
-    ("network-policies", policies::enforced),
-    ("tenant", tenant::owner_of_one_namespace),
-    ("custom", custom::resources),
-    ("custom-resources", custom_resources::both_ways),
-    ("input", input::wrong_input),
-    ("kubeconfig", kubeconfig::entries_and_commands),
-    ("removal", removal::deletes_cut_short),
-    ("settings", settings::changed_in_place),
-    ("rotation", rotation::certificates),
-    ("choices", choices::beyond_the_usual),
-    ("guarded", guarded::by_the_host),
-    ("pages", pages::tell_the_truth),
-    ("load-balancer", balancer::addresses),
-    ("tutorial-ingress", ingress::reused_controller),
-    ("tutorial-storage", storage::reused_class),
-    ("tutorial-nodes", tutorial::specific_nodes),
-    ("tutorial-services", mapping::services),
-    ("operator", operator::with_webhook),
-    ("pause", lifecycle::pause_and_resume),
-    ("throw-away", throwaway::few),
-    ("ten", ten::at_once),
-    ("faults", faults::killed_processes),
+    alone("walkthrough", walkthrough::first_walkthrough),
+    beside("rotation", rotation::certificates),
+    beside("network-policies", policies::enforced),
+    beside("guarded", guarded::by_the_host),
+    beside("inside", inside::pods_find_what_is_inside),
+    beside("kubectl-streams", kubectl_streams::streams),
+    beside("kubectl-objects", kubectl_objects::objects),
+    beside("helm", helm::release),
+    beside("isolation", isolation::neighbours),
+    beside("hostile", hostile::attempts),
+    beside("tenant", tenant::owner_of_one_namespace),
+    beside("custom", custom::resources),
+    beside("custom-resources", custom_resources::both_ways),
+    beside("kubeconfig", kubeconfig::entries_and_commands),
+    beside("choices", choices::beyond_the_usual),
+    beside("tutorial-services", mapping::services),
+    beside("operator", operator::with_webhook),
+    beside("pause", lifecycle::pause_and_resume),
+    alone("input", input::wrong_input),
+    alone("removal", removal::deletes_cut_short),
+    alone("settings", settings::changed_in_place),
+    alone("pages", pages::tell_the_truth),
+    alone("load-balancer", balancer::addresses),
+    alone("tutorial-ingress", ingress::reused_controller),
+    alone("tutorial-storage", storage::reused_class),
+    alone("tutorial-nodes", tutorial::specific_nodes),
+    alone("throw-away", throwaway::few),
+    alone("ten", ten::at_once),
+    alone("faults", faults::killed_processes),
     // Last, since it makes another host in place of that of the others.
-    ("nodes", nodes::several),
+    alone("nodes", nodes::several),
 ];
 
 /// Those that run only when they are named: they take minutes.
 pub const BY_NAME: &[Scenario] = &[
-    ("fifty", throwaway::many),
-    ("siege", faults::siege::scenarios_under_faults),
+    alone("fifty", throwaway::many),
+    alone("siege", faults::siege::scenarios_under_faults),
 ];
