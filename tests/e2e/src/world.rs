@@ -229,7 +229,7 @@ impl World {
     /// The same for a scenario that runs beside others: with files and a
     /// kubeconfig of its own.
     pub fn aside(&self, name: &str) -> Result<Self> {
-        let work_dir = self.work_dir.join(name);
+        let work_dir = self.work_dir.join("aside").join(name);
         std::fs::create_dir_all(&work_dir).map_err(|e| format!("{}: {e}", work_dir.display()))?;
         let kubeconfig = work_dir.join("kubeconfig");
         std::fs::copy(&self.kubeconfig, &kubeconfig)

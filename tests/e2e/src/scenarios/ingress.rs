@@ -75,7 +75,7 @@ pub fn reused_controller(world: &World) -> Result {
     first.delete()?;
     let left = world.kubectl("get ingresses -A -o name")?;
     ensure(left.is_empty(), &left)?;
-    tutorial::no_roles_left(world)
+    tutorial::no_roles_left(world, &["ingress-demo", "ingress-two"])
 }
 
 fn images() -> Result<Vec<PathBuf>> {

@@ -31,7 +31,7 @@ pub fn services(world: &World) -> Result {
         "vcluster create team-a",
     )?;
     mapped.create().and_then(|()| mapped.play())?;
-    no_roles_left(world)
+    no_roles_left(world, &[&mapped.name])
 }
 
 /// The scenario with names of its own.

@@ -73,7 +73,6 @@ pub const ALL: &[Scenario] = &[
     beside("helm", helm::release),
     beside("isolation", isolation::neighbours),
     beside("hostile", hostile::attempts),
-    beside("tenant", tenant::owner_of_one_namespace),
     beside("custom", custom::resources),
     beside("custom-resources", custom_resources::both_ways),
     beside("kubeconfig", kubeconfig::entries_and_commands),
@@ -81,6 +80,7 @@ pub const ALL: &[Scenario] = &[
     beside("tutorial-services", mapping::services),
     beside("operator", operator::with_webhook),
     beside("pause", lifecycle::pause_and_resume),
+    alone("tenant", tenant::owner_of_one_namespace),
     alone("input", input::wrong_input),
     alone("removal", removal::deletes_cut_short),
     alone("settings", settings::changed_in_place),
@@ -92,12 +92,10 @@ pub const ALL: &[Scenario] = &[
     alone("throw-away", throwaway::few),
     alone("ten", ten::at_once),
     alone("faults", faults::killed_processes),
-    // Last, since it makes another host in place of that of the others.
+    // Last, since they make another host in place of that of the others.
     alone("nodes", nodes::several),
-];
-
-/// Those that run only when they are named: they take minutes.
-pub const BY_NAME: &[Scenario] = &[
-    alone("fifty", throwaway::many),
     alone("siege", faults::siege::scenarios_under_faults),
 ];
+
+/// Those that run only when they are named: they show what a smaller one shows.
+pub const BY_NAME: &[Scenario] = &[alone("fifty", throwaway::many)];

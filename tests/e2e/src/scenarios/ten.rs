@@ -79,7 +79,8 @@ pub fn at_once(world: &World) -> Result {
     if world.own_host() {
         together(&names, &uses)?;
     }
-    tutorial::no_roles_left(world)
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    tutorial::no_roles_left(world, &names)
 }
 
 /// All of them ran at one time: the last to come was there before the first

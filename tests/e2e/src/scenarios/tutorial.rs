@@ -54,7 +54,7 @@ spec:
     })?;
     cluster.delete()?;
     world.kubectl("delete ingressclass nginx")?;
-    no_roles_left(world)
+    no_roles_left(world, &["ingress-demo"])
 }
 
 /// Workloads stay on nodes of the user's choice.
@@ -96,7 +96,7 @@ spec:
     room_for_others(world, &cluster)?;
     cluster.delete()?;
     world.kubectl("label nodes --all env-")?;
-    no_roles_left(world)
+    no_roles_left(world, &["specific-nodes"])
 }
 
 /// A volume is made where the scheduler inside puts its first pod.
@@ -188,10 +188,12 @@ spec:
         .map(drop)
 }
 
-/// Nothing outside of its namespace is left of a virtual cluster.
-pub fn no_roles_left(world: &World) -> Result {
-    let left = world.kubectl(
-        "get clusterroles,clusterrolebindings,roles,rolebindings -A -l app=coracle -o name",
-    )?;
+/// No right is left of virtual clusters, in no namespace.
+pub fn no_roles_left(world: &World, names: &[&str]) -> Result {
+    let left = world.kubectl(&format!(
+        "get clusterroles,clusterrolebindings,roles,rolebindings -A -o name \
+         -l 'app=coracle,release in ({})'",
+        names.join(",")
+    ))?;
     ensure(left.is_empty(), &format!("left on the host: {left}"))
 }
