@@ -133,6 +133,10 @@ const MOVES: &[Move] = &[
         &["networking.replicateServices.toHost"],
     ),
     switch(
+        "sync.nodes.fakeKubeletIPs",
+        &["networking.advanced.proxyKubelets.byIP"],
+    ),
+    switch(
         "fallbackHostDns",
         &["networking.advanced.fallbackHostCluster"],
     ),

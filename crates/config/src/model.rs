@@ -594,6 +594,22 @@ section!(
         cluster_domain: String = "cluster.local".to_owned(),
         /// Names unknown inside are looked up in the host cluster.
         fallback_host_cluster: bool = false,
+        /// Which addresses nodes of the host have inside.
+        proxy_kubelets: ProxyKubelets = ProxyKubelets::default(),
+    }
+);
+
+section!(
+    /// Which addresses nodes of the host have inside, where
+    /// sync.fromHost.nodes shows them. The API server inside reaches kubelets
+    /// through the syncer either way.
+    ProxyKubelets {
+        /// A node's address is the syncer's, so that others inside reach its
+        /// kubelet there; else its own, at which node ports answer.
+        #[serde(rename = "byIP")]
+        by_ip: bool = true,
+        /// A node's host name is its name; else its own host names.
+        by_hostname: bool = true,
     }
 );
 

@@ -229,16 +229,6 @@ pub const REFUSED: &[Refused] = &[
         "multiNamespaceMode",
         "all host objects of a virtual cluster lie in its one host namespace",
     ),
-    given(
-        "networking.advanced.proxyKubelets.byHostname",
-        "true",
-        "the syncer answers for the kubelets of all nodes",
-    ),
-    given(
-        "networking.advanced.proxyKubelets.byIP",
-        "true",
-        "the syncer answers for the kubelets of all nodes",
-    ),
     given("networking.podCIDR", "\"10.244.0.0/16\"", HOST_NODES),
     refused("networking.resolveDNS", NOT_YET),
     refused("noopSyncer", NOT_YET),
@@ -320,10 +310,6 @@ pub const REFUSED: &[Refused] = &[
     refused(
         "sync.generic",
         "sync.toHost.customResources and sync.fromHost.customResources take its place",
-    ),
-    refused(
-        "sync.nodes.fakeKubeletIPs",
-        "the syncer answers for the kubelets of all nodes",
     ),
     given("sync.pods.ephemeralContainers", "true", "they always flow"),
     given("sync.pods.status", "true", "it always flows"),

@@ -240,6 +240,16 @@ fn selectors(config: &Config, problem: &mut impl FnMut(&str, String)) {
 /// Choices that make sense only one without the other.
 fn together(config: &Config, problem: &mut impl FnMut(&str, String)) {
     let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
+    let proxied = &config.networking.advanced.proxy_kubelets;
+    for (key, on) in [("byIP", proxied.by_ip), ("byHostname", proxied.by_hostname)] {
+        if !on && !from_host.nodes.enabled {
+            let message = "nodes have addresses of their own only with sync.fromHost.nodes.enabled";
+            problem(
+                &format!("networking.advanced.proxyKubelets.{key}"),
+                message.into(),
+            );
+        }
+    }
     if to_host.network_policies.enabled && config.policies.network_policy.enabled {
         let message = "not together with policies.networkPolicy: what policies allow adds up on the \
                        host, so those of the tenant would open what that closes, and could not close \

@@ -111,8 +111,39 @@ pub fn fake_node(fake: &FakeNode) -> Value {
     })
 }
 
-/// A node of the host as it is, but reached through the syncer.
-pub fn real_node(host: &Value, address: &str, kubelet_port: u16) -> Value {
+/// Which addresses a node of the host has inside.
+#[derive(Clone, Copy, Debug)]
+pub struct ShownAddresses<'a> {
+    /// The syncer's in place of its own, where kubelets are proxied by address.
+    pub syncer: Option<&'a str>,
+    /// Its name in place of its own host names.
+    pub name_only: bool,
+}
+
+impl ShownAddresses<'_> {
+    fn of(&self, host: &Value) -> Value {
+        let own = object::items(host, "/status/addresses").iter();
+        let is_name = |address: &&Value| {
+            let kind = address.get("type").and_then(Value::as_str);
+            !kind.is_some_and(|kind| kind.ends_with("IP"))
+        };
+        let (names, ips): (Vec<&Value>, Vec<&Value>) = own.partition(is_name);
+        let mut shown = match self.syncer {
+            Some(address) => vec![json!({"type": "InternalIP", "address": address})],
+            None => ips.into_iter().cloned().collect(),
+        };
+        if self.name_only {
+            shown.push(json!({"type": "Hostname", "address": object::name(host)}));
+        } else {
+            shown.extend(names.into_iter().cloned());
+        }
+        shown.into()
+    }
+}
+
+/// A node of the host as it is, but with the addresses that are shown; its
+/// kubelet is the syncer's.
+pub fn real_node(host: &Value, addresses: ShownAddresses<'_>, kubelet_port: u16) -> Value {
     let mut labels: Map<String, Value> = object::string_map(host, "/metadata/labels")
         .map(|(key, value)| (key.to_owned(), value.into()))
         .collect();
@@ -132,11 +163,7 @@ pub fn real_node(host: &Value, address: &str, kubelet_port: u16) -> Value {
         &mut status,
         &["images", "volumesInUse", "volumesAttached", "config"],
     );
-    crate::json::set(
-        &mut status,
-        "addresses",
-        addresses(address, object::name(host)),
-    );
+    crate::json::set(&mut status, "addresses", addresses.of(host));
     let endpoints = json!({"kubeletEndpoint": {"Port": kubelet_port}});
     crate::json::set(&mut status, "daemonEndpoints", endpoints);
     let node = json!({
@@ -326,10 +353,51 @@ mod tests {
         assert!(!is_marked_lost(&json!({})));
     }
 
+    const PROXIED: ShownAddresses<'_> = ShownAddresses {
+        syncer: Some("10.0.0.1"),
+        name_only: true,
+    };
+
+    #[test]
+    fn addresses_are_the_syncers_or_the_nodes_own() {
+        let host = json!({"metadata": {"name": "n"}, "status": {"addresses": [
+            {"type": "Hostname", "address": "n.example.com"},
+            {"type": "InternalIP", "address": "192.168.0.2"},
+            {"type": "ExternalIP", "address": "203.0.113.2"},
+            {"type": "InternalDNS", "address": "n.internal"},
+        ]}});
+        let shown = |syncer: Option<&str>, name_only: bool| {
+            let addresses = ShownAddresses { syncer, name_only };
+            let node = real_node(&host, addresses, 10250);
+            let all = object::items(&node, "/status/addresses").iter();
+            all.map(|a| {
+                format!(
+                    "{} {}",
+                    crate::json::text(a, "type"),
+                    crate::json::text(a, "address")
+                )
+            })
+            .collect::<Vec<_>>()
+            .join(", ")
+        };
+        assert_eq!(
+            shown(Some("10.0.0.1"), true),
+            "InternalIP 10.0.0.1, Hostname n"
+        );
+        assert_eq!(
+            shown(None, true),
+            "InternalIP 192.168.0.2, ExternalIP 203.0.113.2, Hostname n"
+        );
+        assert_eq!(
+            shown(Some("10.0.0.1"), false),
+            "InternalIP 10.0.0.1, Hostname n.example.com, InternalDNS n.internal"
+        );
+    }
+
     #[test]
     fn images_of_a_node_are_shown_only_on_demand() {
         let host = json!({"metadata": {"name": "n"}, "status": {"images": [{"names": ["a"]}]}});
-        let mut inside = real_node(&host, "10.0.0.1", 10250);
+        let mut inside = real_node(&host, PROXIED, 10250);
         assert!(inside["status"].get("images").is_none());
         show_images(&mut inside, &host);
         assert_eq!(inside["status"]["images"][0]["names"][0], "a");
@@ -348,7 +416,7 @@ mod tests {
 
     /// The inside node brought up to date with the host's.
     fn shown(host: &Value, inside: &Value) -> Value {
-        let wanted = real_node(host, "10.0.0.1", 10250);
+        let wanted = real_node(host, PROXIED, 10250);
         let changes = node_changes(host, inside, &wanted, false);
         assert_eq!(changes.host, None);
         let updated = changes.inside.unwrap_or_else(|| inside.clone());
@@ -362,7 +430,7 @@ mod tests {
     #[test]
     fn changes_made_inside_stay_beside_those_of_the_host() {
         let host = node(json!({"zone": "a", "env": "dev"}), json!([taint("x")]));
-        let mut inside = real_node(&host, "10.0.0.1", 10250);
+        let mut inside = real_node(&host, PROXIED, 10250);
         assert_eq!(shown(&host, &inside), inside);
         inside["metadata"]["labels"]["own"] = "1".into();
         inside["metadata"]["labels"]["env"] = "test".into();
@@ -387,14 +455,14 @@ mod tests {
     #[test]
     fn changes_made_inside_are_written_back_but_for_the_state_of_nodes() {
         let host = node(json!({"zone": "a", "env": "dev"}), json!([taint("x")]));
-        let mut inside = real_node(&host, "10.0.0.1", 10250);
+        let mut inside = real_node(&host, PROXIED, 10250);
         let labels = inside["metadata"]["labels"].as_object_mut().unwrap();
         labels.remove("zone");
         labels.insert("env".into(), "test".into());
         labels.insert("coracle.dev/forged".into(), "1".into());
         let lost = taint("node.kubernetes.io/unreachable");
         inside["spec"]["taints"] = json!([lost, taint("x"), taint("y")]);
-        let wanted = real_node(&host, "10.0.0.1", 10250);
+        let wanted = real_node(&host, PROXIED, 10250);
         let changes = node_changes(&host, &inside, &wanted, true);
         assert_eq!(changes.inside, None);
         assert_eq!(
@@ -406,7 +474,7 @@ mod tests {
         );
         // Once the host has it, nothing is left to do there.
         let host = node(json!({"env": "test"}), json!([taint("x"), taint("y")]));
-        let wanted = real_node(&host, "10.0.0.1", 10250);
+        let wanted = real_node(&host, PROXIED, 10250);
         let changes = node_changes(&host, &inside, &wanted, true);
         assert_eq!(changes.host, None);
         let inside = changes.inside.unwrap();
@@ -416,7 +484,7 @@ mod tests {
         );
         // A later change of the host is one.
         let host = node(json!({}), json!([]));
-        let wanted = real_node(&host, "10.0.0.1", 10250);
+        let wanted = real_node(&host, PROXIED, 10250);
         let changes = node_changes(&host, &inside, &wanted, true);
         assert_eq!(changes.host, None);
         assert_eq!(object::label(&changes.inside.unwrap(), "env"), None);

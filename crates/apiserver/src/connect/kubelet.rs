@@ -1,6 +1,6 @@
 //! exec, attach, port-forward and log, at the kubelet of the pod's node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -86,7 +86,7 @@ impl Connector for KubeletConnector {
     }
 }
 
-/// The kubelet of a node, as the node's object tells.
+/// The kubelet of a node.
 pub(super) async fn node_backend(
     context: &RequestContext,
     node: &str,
@@ -99,28 +99,36 @@ pub(super) async fn node_backend(
         .get(&nodes, "", node)
         .await?
         .ok_or_else(|| ApiError::not_found(&nodes, node))?;
-    let port = found
-        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
-        .and_then(Value::as_u64)
-        .and_then(|port| u16::try_from(port).ok())
-        .filter(|port| *port != 0)
-        .ok_or_else(|| ApiError::internal(format!("node {node} names no kubelet port")))?;
-    let address = ["InternalIP", "ExternalIP"]
-        .iter()
-        .find_map(|kind| {
-            object::items(&found, "/status/addresses")
-                .iter()
-                .find(|a| a.get("type").is_some_and(|t| t == kind))
-                .and_then(|a| a.get("address")?.as_str()?.parse::<IpAddr>().ok())
-        })
-        .ok_or_else(|| ApiError::internal(format!("node {node} has no address")))?;
-    let place = reach.kubelet(SocketAddr::new(address, port))?;
+    let place = match reach.only_kubelet() {
+        Some(only) => only,
+        None => told(&found, node, reach)?,
+    };
     Ok(Backend {
         address: place.ip(),
         port: place.port(),
         tls: Some(tls.clone()),
         name: None,
     })
+}
+
+/// Where a Node tells that its kubelet is.
+fn told(node: &Value, name: &str, reach: &Reach) -> Result<SocketAddr, ApiError> {
+    let port = node
+        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
+        .and_then(Value::as_u64)
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
+        .ok_or_else(|| ApiError::internal(format!("node {name} names no kubelet port")))?;
+    let address = ["InternalIP", "ExternalIP"]
+        .iter()
+        .find_map(|kind| {
+            object::items(node, "/status/addresses")
+                .iter()
+                .find(|a| a.get("type").is_some_and(|t| t == kind))
+                .and_then(|a| a.get("address")?.as_str())
+        })
+        .ok_or_else(|| ApiError::internal(format!("node {name} has no address")))?;
+    Ok(SocketAddr::new(reach.address(address)?, port))
 }
 
 fn kubelet_path(subresource: &str, pod: &Value, query: &Query) -> Result<String, ApiError> {

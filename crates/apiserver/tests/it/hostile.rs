@@ -11,6 +11,7 @@ use coracle_apiserver::custom_kinds::CustomKinds;
 use coracle_apiserver::{ApiServer, kinds};
 use coracle_pki::{CertificateAuthority, TokenSigner};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin::server_with;
@@ -20,6 +21,7 @@ use crate::webhooks::Service;
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// What lies below the cluster, as a node or an API server of a host would.
@@ -35,10 +37,16 @@ async fn server() -> (Caller, CustomKinds, CertificateAuthority) {
 }
 
 async fn parts() -> (Caller, Builtin, CertificateAuthority) {
-    let reach = Reach::default()
+    parts_with(reach()).await
+}
+
+fn reach() -> Reach {
+    Reach::default()
         .without([BELOW.parse().unwrap()])
         .standing_at(OWN.parse().unwrap())
-        .with_kubelet(format!("{OWN}:10250").parse().unwrap());
+}
+
+async fn parts_with(reach: Reach) -> (Caller, Builtin, CertificateAuthority) {
     let reach = Arc::new(reach);
     let options = BuiltinOptions {
         signer: Arc::new(TokenSigner::generate().unwrap()),
@@ -105,47 +113,78 @@ async fn endpoints_are_elsewhere() {
     }
 }
 
+/// Makes a pod on a node.
+async fn pod_on_a_node(tenant: &Caller) {
+    let account = json!({"metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    tenant.post(accounts, &account).await.ok();
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    tenant.post(PODS, &pod).await.ok();
+    let node = json!({"metadata": {"name": "n"}});
+    tenant.post("/api/v1/nodes", &node).await.ok();
+}
+
+/// Says that both are at this address.
+async fn both_at(tenant: &Caller, address: &str, port: u16) {
+    let status = json!({"status": {"podIP": address, "podIPs": [{"ip": address}],
+        "addresses": [{"type": "InternalIP", "address": address}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    for target in ["/api/v1/nodes/n/status", &format!("{PODS}/p/status")] {
+        let patch = "application/merge-patch+json";
+        let body = status.to_string();
+        tenant.call("PATCH", target, patch, &body).await.ok();
+    }
+}
+
+/// Requests that go to the kubelet of that node.
+fn for_the_kubelet() -> [(&'static str, String); 3] {
+    [
+        ("GET", "/api/v1/nodes/n/proxy/pods".to_owned()),
+        ("GET", format!("{PODS}/p/log")),
+        ("POST", format!("{PODS}/p/exec?command=id&stdout=true")),
+    ]
+}
+
 #[tokio::test]
 async fn proxies_do_not_lead_below_the_cluster() {
     let (tenant, _, _) = server().await;
     tenant.post(SERVICES, &service("below")).await.ok();
     tenant.post(SLICES, &slice("below", BELOW)).await.ok();
-    let account = json!({"metadata": {"name": "default"}});
-    let accounts = "/api/v1/namespaces/default/serviceaccounts";
-    tenant.post(accounts, &account).await.ok();
-    let pods = "/api/v1/namespaces/default/pods";
-    let pod = json!({"metadata": {"name": "p"}, "spec": {
-        "nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
-    tenant.post(pods, &pod).await.ok();
-    let node = json!({"metadata": {"name": "n"}});
-    tenant.post("/api/v1/nodes", &node).await.ok();
-    for (address, port) in [
-        (BELOW, 10250),
-        ("169.254.169.254", 80),
-        // This server, which would know the certificate that it shows.
-        (OWN, 8443),
-    ] {
-        let status = json!({"status": {"podIP": address, "podIPs": [{"ip": address}],
-            "addresses": [{"type": "InternalIP", "address": address}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
-        for target in ["/api/v1/nodes/n/status", &format!("{pods}/p/status")] {
-            let patch = "application/merge-patch+json";
-            let body = status.to_string();
-            tenant.call("PATCH", target, patch, &body).await.ok();
+    pod_on_a_node(&tenant).await;
+    for (address, port) in [(BELOW, 10250), ("169.254.169.254", 80)] {
+        both_at(&tenant, address, port).await;
+        for (method, target) in for_the_kubelet() {
+            not_allowed(tenant.call(method, &target, "", "").await.failed(), 400);
         }
-        for target in ["/api/v1/nodes/n/proxy/pods", &format!("{pods}/p/log")] {
-            not_allowed(tenant.get(target).await.failed(), 400);
-        }
-        let exec = format!("{pods}/p/exec?command=id&stdout=true");
-        not_allowed(tenant.call("POST", &exec, "", "").await.failed(), 400);
-        if address != OWN {
-            let target = format!("{pods}/p:{port}/proxy/");
-            not_allowed(tenant.get(&target).await.failed(), 400);
-        }
+        let target = format!("{PODS}/p:{port}/proxy/");
+        not_allowed(tenant.get(&target).await.failed(), 400);
     }
     for name in ["below", "https:below:443"] {
         let target = format!("{SERVICES}/{name}/proxy/api/v1/secrets");
         not_allowed(tenant.get(&target).await.failed(), 400);
+    }
+}
+
+/// Whatever a Node tells, with one kubelet for all: that of this server itself
+/// would know the certificate that is shown to kubelets.
+#[tokio::test]
+async fn nodes_are_where_the_server_knows_them_to_be() {
+    let kubelet = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reach = reach().with_kubelet(kubelet.local_addr().unwrap());
+    let (tenant, _, _) = parts_with(reach).await;
+    pod_on_a_node(&tenant).await;
+    for (address, port) in [(BELOW, 10250), ("169.254.169.254", 80), (OWN, 8443)] {
+        both_at(&tenant, address, port).await;
+        for (method, target) in for_the_kubelet() {
+            let asked = tenant.call(method, &target, "", "");
+            // It hangs up at once.
+            let seen = async { kubelet.accept().await.map(drop) };
+            let (answer, seen) = tokio::join!(asked, seen);
+            seen.unwrap();
+            let (code, message) = answer.failed();
+            assert!(code >= 500, "{target}: {code} {message}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coracle_machinery::object;
 use coracle_translate::VirtualName;
 use coracle_translate::node::{
-    FakeNode, fake_node, is_marked_lost, node_changes, real_node, show_images,
+    FakeNode, ShownAddresses, fake_node, is_marked_lost, node_changes, real_node, show_images,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -129,7 +129,12 @@ fn chosen(syncer: &Syncer, host: &Value) -> bool {
 fn wanted(syncer: &Syncer, name: &str, host: Option<&Value>) -> Option<Value> {
     if syncer.translator.config.sync.from_host.nodes.enabled {
         let host = host?;
-        let mut node = real_node(host, &syncer.pod_ip, syncer.kubelet_port);
+        let proxied = &syncer.translator.config.networking.advanced.proxy_kubelets;
+        let addresses = ShownAddresses {
+            syncer: proxied.by_ip.then_some(syncer.pod_ip.as_str()),
+            name_only: proxied.by_hostname,
+        };
+        let mut node = real_node(host, addresses, syncer.kubelet_port);
         let nodes = &syncer.translator.config.sync.from_host.nodes;
         if !nodes.clear_image_status {
             show_images(&mut node, host);

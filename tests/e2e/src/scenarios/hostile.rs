@@ -188,8 +188,14 @@ fn network(world: &World, alpha: &VirtualCluster<'_>) -> Result {
     inside.kubectl(&format!(
         "patch node door --subresource status --type merge -p '{status}'"
     ))?;
+    // All nodes are reached through the syncer, which has pods only.
+    let node = inside.try_kubectl("get --raw /api/v1/nodes/door/proxy/version");
+    ensure(node.code != 0, &node.out)?;
+    has(
+        &node.err,
+        "the server could not find the requested resource",
+    )?;
     for door in [
-        "get --raw /api/v1/nodes/door/proxy/version",
         "get --raw /api/v1/namespaces/default/services/https:door:443/proxy/version",
         "create configmap through-the-door",
     ] {

@@ -94,6 +94,7 @@ spec:
     ensure(synced.count() == 3, &outside)?;
     storage_of_scheduled_pods(&cluster)?;
     room_for_others(world, &cluster)?;
+    node_ports_at_own_addresses(world, &cluster)?;
     cluster.delete()?;
     world.kubectl("label nodes --all env-")?;
     no_roles_left(world, &["specific-nodes"])
@@ -186,6 +187,41 @@ spec:
     inside
         .kubectl("delete pod greedy --grace-period 0 --force")
         .map(drop)
+}
+
+/// Nodes that show their own addresses: node ports answer there, and kubelets
+/// are still reached.
+fn node_ports_at_own_addresses(world: &World, cluster: &VirtualCluster) -> Result {
+    let inside = &cluster.inside;
+    let address =
+        "get nodes -o 'jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}'";
+    let own = world.kubectl(address)?;
+    ensure(inside.kubectl(address)? != own, "the node's own address")?;
+    let values = world.file(
+        "own-addresses.yaml",
+        "sync:\n  nodes:\n    enabled: true\n    enableScheduler: true\n    nodeSelector: \"env=dev\"\n    fakeKubeletIPs: false\n",
+    )?;
+    world.coracle(&format!(
+        "create specific-nodes -n e2e-nodes --upgrade --connect=false -f {}",
+        values.display()
+    ))?;
+    inside.eventually("the node's own address", || {
+        has(&inside.kubectl(address)?, &own)
+    })?;
+    inside.kubectl("expose deployment frontend --type NodePort --port 80")?;
+    let port = inside.eventually("the node port", || {
+        let ports = "get service frontend -o jsonpath={.spec.ports[0].nodePort}";
+        let port = inside.kubectl(ports)?;
+        ensure(!port.is_empty(), "it has none yet")?;
+        Ok(port)
+    })?;
+    inside.kubectl("run visitor --image busybox --image-pull-policy IfNotPresent -- sleep 3600")?;
+    inside.kubectl("wait pod visitor --for condition=Ready --timeout 120s")?;
+    inside.eventually("an answer at the node port", || {
+        // By way of the kubelet, which is the syncer's still.
+        let page = format!("exec visitor -- wget -qO- http://{own}:{port}/");
+        has(&inside.kubectl(&page)?, "Welcome to nginx")
+    })
 }
 
 /// No right is left of virtual clusters, in no namespace.
