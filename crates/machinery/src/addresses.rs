@@ -14,36 +14,65 @@ const METADATA: &[IpAddr] = &[
 ];
 
 /// True for an address that leads to whoever uses it, to its link, to several at
-/// once, or to the metadata of a cloud: nobody is sent there for the sake of
-/// somebody else.
+/// once, or to the metadata of a cloud, in any of its [`readings`]: nobody is
+/// sent there for the sake of somebody else.
 pub fn is_off_limits(address: IpAddr) -> bool {
-    let plain = unwrapped(address);
-    let local = match plain {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let own = plain.is_loopback() || plain.is_unspecified() || plain.is_multicast();
-    local || own || METADATA.contains(&plain)
+    readings(address).any(|plain| {
+        let local = match plain {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || is_this_network(v4),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        let own = plain.is_loopback() || plain.is_unspecified() || plain.is_multicast();
+        local || own || METADATA.contains(&plain)
+    })
 }
 
-/// The IPv4 address in an IPv6 one that leads to it: mapped, compatible, or
-/// behind the well-known prefix of translators.
-pub fn unwrapped(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else {
-        return address;
+/// The address itself, and the IPv4 addresses that it leads to if it is a form
+/// of them: mapped or compatible (RFC 4291), translated (RFC 2765), behind the
+/// prefixes of translators (RFC 6052 and RFC 8215), and in tunnels (6to4 and
+/// Teredo). Whether anybody on the way translates cannot be seen here.
+pub fn readings(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let within = match address {
+        IpAddr::V6(v6) => embedded(v6),
+        IpAddr::V4(_) => Vec::new(),
     };
-    let [.., high, low] = v6.segments();
-    let embedded = match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => true,
+    [address]
+        .into_iter()
+        .chain(within.into_iter().map(IpAddr::V4))
+}
+
+/// Where translators that use a prefix of 48, 56 or 64 bits have the address:
+/// around the ninth octet, which is not theirs.
+const AROUND_NINTH: [[usize; 4]; 3] = [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12]];
+/// Where all other forms have it.
+const LAST: [usize; 4] = [12, 13, 14, 15];
+
+fn embedded(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
+    let octets = v6.octets();
+    let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| octets[place]));
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![at(LAST)],
         // The unspecified and the loopback address are no IPv4 ones.
-        [0, 0, 0, 0, 0, 0, ..] => high != 0,
-        _ => false,
-    };
-    if !embedded {
-        return address;
+        [0, 0, 0, 0, 0, 0, high, _] if high != 0 => vec![at(LAST)],
+        // Each network chooses a prefix in this block. Translators ignore what
+        // comes after the address, so any place counts; the zeros of a longer
+        // prefix are no address, and nobody translates to them.
+        [0x64, 0xff9b, 1, ..] => {
+            let places = AROUND_NINTH.into_iter().chain([LAST]).map(at);
+            places.filter(|v4| !is_this_network(*v4)).collect()
+        }
+        [0x2002, ..] => vec![at([2, 3, 4, 5])],
+        // The server, and the client with all bits turned.
+        [0x2001, 0, ..] => vec![at([4, 5, 6, 7]), Ipv4Addr::from(!u32::from(at(LAST)))],
+        _ => Vec::new(),
     }
-    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+/// True for the addresses of a host that does not know its own.
+fn is_this_network(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 0
 }
 
 /// Most addresses of a range: whoever looks for a free one may look at all.
@@ -138,7 +167,7 @@ fn block_size(prefix: u8) -> u64 {
 }
 
 fn is_special(address: Ipv4Addr) -> bool {
-    address.octets()[0] == 0
+    is_this_network(address)
         || address.is_loopback()
         || address.is_link_local()
         || address.octets()[0] >= 224
@@ -164,6 +193,83 @@ impl FromStr for AddressRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Forms of an IPv4 address in which it may be reached.
+    fn forms(v4: Ipv4Addr) -> Vec<Ipv6Addr> {
+        let [a, b, c, d] = v4.octets();
+        let all = u128::from(u32::from(v4));
+        let text = |text: &str| u128::from(text.parse::<Ipv6Addr>().unwrap());
+        let octets = |places: &[(usize, u8)], prefix: &str| {
+            let mut octets = prefix.parse::<Ipv6Addr>().unwrap().octets();
+            for (place, octet) in places {
+                octets[*place] = *octet;
+            }
+            Ipv6Addr::from(octets)
+        };
+        let client = u128::from(!u32::from(v4));
+        vec![
+            v4.to_ipv6_mapped(),
+            Ipv6Addr::from(all),
+            Ipv6Addr::from(text("::ffff:0:0:0") | all),
+            Ipv6Addr::from(text("64:ff9b::") | all),
+            // Local translators, at each length of the prefix.
+            Ipv6Addr::from(text("64:ff9b:1::") | all),
+            Ipv6Addr::from(text("64:ff9b:1:7::") | all),
+            octets(&[(6, a), (7, b), (9, c), (10, d)], "64:ff9b:1::"),
+            octets(&[(7, a), (9, b), (10, c), (11, d)], "64:ff9b:1::"),
+            octets(&[(9, a), (10, b), (11, c), (12, d)], "64:ff9b:1:7::"),
+            // With something behind the address.
+            octets(&[(6, a), (7, b), (9, c), (10, d)], "64:ff9b:1::7"),
+            // 6to4, whatever the rest; Teredo, by server and by client.
+            octets(&[(2, a), (3, b), (4, c), (5, d)], "2002::"),
+            octets(&[(2, a), (3, b), (4, c), (5, d)], "2002:0:0:1::1"),
+            octets(&[(4, a), (5, b), (6, c), (7, d)], "2001::1234:3fff:fdfe"),
+            Ipv6Addr::from(text("2001:0:c000:201:0:1234::") | client),
+        ]
+    }
+
+    #[test]
+    fn an_address_is_off_limits_in_all_its_forms() {
+        for bad in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "255.255.255.255",
+            "224.0.0.1",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+        ] {
+            let v4: Ipv4Addr = bad.parse().unwrap();
+            assert!(is_off_limits(v4.into()), "{bad}");
+            for form in forms(v4) {
+                assert!(is_off_limits(form.into()), "{bad} as {form}");
+                assert!(readings(form.into()).any(|r| r == v4), "{bad} as {form}");
+            }
+        }
+        for good in ["10.1.2.3", "192.0.2.1", "198.51.100.7"] {
+            let v4: Ipv4Addr = good.parse().unwrap();
+            for form in forms(v4) {
+                assert!(!is_off_limits(form.into()), "{good} as {form}");
+            }
+        }
+        for bad in ["0.0.0.0", "0.1.2.3", "::", "::1", "fe80::1", "ff02::1"] {
+            assert!(is_off_limits(bad.parse().unwrap()), "{bad}");
+        }
+        for good in [
+            "2001:db8::1",
+            "2001:1::7f00:1",
+            "2003:7f00:1::1",
+            "64:ff9b:2::7f00:1",
+            "fd00::1",
+            "64:ff9b:1::a01:203",
+            "64:ff9b::a01:203",
+            "2002:a01:203::1",
+            "2001:0:c000:201:0:1234:f5fe:fdfc",
+        ] {
+            assert!(!is_off_limits(good.parse().unwrap()), "{good}");
+        }
+    }
 
     fn range(text: &str) -> AddressRange {
         text.parse().unwrap()

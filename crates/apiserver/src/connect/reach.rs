@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use coracle_machinery::addresses::{is_off_limits, unwrapped};
+use coracle_machinery::addresses::{is_off_limits, readings};
 use coracle_machinery::{ApiError, Reason};
 
 /// The addresses that are open to users. By default all but those that no
@@ -49,7 +49,7 @@ impl Reach {
             .map_err(|_| ApiError::new(Reason::ServiceUnavailable, "address not allowed"))?;
         let why = if is_off_limits(address) {
             "neither this server itself, nor its link, nor the metadata of a cloud can be reached through it"
-        } else if self.refused.contains(&unwrapped(address)) {
+        } else if readings(address).any(|plain| self.refused.contains(&plain)) {
             "it belongs to the cluster below this one"
         } else {
             return Ok(address);
@@ -62,7 +62,7 @@ impl Reach {
     /// # Errors
     /// If not.
     pub fn url_address(&self, address: IpAddr) -> Result<IpAddr, ApiError> {
-        if self.own == Some(unwrapped(address)) {
+        if readings(address).any(|plain| self.own == Some(plain)) {
             let why = "it is that of this server; use a service";
             return Err(refused(&address.to_string(), why));
         }
@@ -105,6 +105,10 @@ mod tests {
             "::ffff:169.254.169.254",
             "::169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "2002:7f00:1::",
+            "2001:0:c000:201::5601:5601",
             "fd00:ec2::254",
             "localhost",
             "",
@@ -123,7 +127,13 @@ mod tests {
         let reach = Reach::default()
             .without([ip("10.0.0.1"), ip("10.96.0.1")])
             .standing_at(ip("10.244.0.7"));
-        for bad in ["10.0.0.1", "10.96.0.1", "::ffff:10.96.0.1"] {
+        for bad in [
+            "10.0.0.1",
+            "10.96.0.1",
+            "::ffff:10.96.0.1",
+            "2002:a00:1::1",
+            "64:ff9b:1::a60:1",
+        ] {
             let error = reach.address(bad).unwrap_err();
             assert!(error.message.contains("cluster below"), "{bad}");
             assert!(reach.url_address(ip(bad)).is_err(), "{bad}");
@@ -132,5 +142,6 @@ mod tests {
         let error = reach.url_address(ip("10.244.0.7")).unwrap_err();
         assert!(error.message.contains("use a service"), "{error}");
         assert!(reach.url_address(ip("10.244.0.8")).is_ok());
+        assert!(reach.url_address(ip("2002:af4:7::1")).is_err());
     }
 }
