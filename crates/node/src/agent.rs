@@ -184,7 +184,8 @@ pub async fn run(
     };
     let policies = async {
         if let Some(enforced) = config.policies.clone() {
-            policies::run(&config, enforced, stop.clone()).await;
+            let events = shared.events.clone();
+            policies::run(&config, enforced, events, stop.clone()).await;
         }
     };
     let local_volumes = async {

@@ -1,4 +1,4 @@
-//! Events about pods, claims and the node, written in the background.
+//! Events about pods, claims, policies and the node, written in the background.
 //!
 //! Recording never waits and never fails: when the queue is full an event is
 //! lost. Equal events are counted in one object.
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Event, EventSource, Node, ObjectReference, PersistentVolumeClaim, Pod,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -119,6 +120,26 @@ impl Recorder {
             namespace: claim.metadata.namespace.clone(),
             uid: claim.metadata.uid.clone(),
             resource_version: claim.metadata.resource_version.clone(),
+            ..Default::default()
+        };
+        self.send(object, kind, reason, message.into());
+    }
+
+    /// An event about a network policy.
+    pub fn policy(
+        &self,
+        policy: &NetworkPolicy,
+        kind: Kind,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let object = ObjectReference {
+            kind: Some("NetworkPolicy".to_owned()),
+            api_version: Some("networking.k8s.io/v1".to_owned()),
+            name: policy.metadata.name.clone(),
+            namespace: policy.metadata.namespace.clone(),
+            uid: policy.metadata.uid.clone(),
+            resource_version: policy.metadata.resource_version.clone(),
             ..Default::default()
         };
         self.send(object, kind, reason, message.into());

@@ -5,31 +5,49 @@
 //! terms, and this module keeps the kernel's table in step. One agent does so
 //! for all pods of a network. Without a policy there is no table, and pods and
 //! namespaces are not watched.
+//!
+//! Rules are made on a thread that may block, and no more often than their
+//! making leaves most of the time to others: a tenant who changes policies in a
+//! loop delays those of others by a few times what one change takes.
 
+pub mod bounds;
+pub mod facts;
 pub mod model;
+pub mod part;
 pub mod ranges;
+mod report;
 pub mod ruleset;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::NodeConfig;
+use crate::events::Recorder;
 use crate::network::delete_table;
 use crate::nft::{self, ApplyError, Ruleset};
-use crate::watched::{Watched, watch, watch_parts};
-use model::{Model, Observed};
+use crate::watched::{Watched, watch_parts};
+use model::{Cache, Model, Observed};
+use report::{Report, Too};
 use ruleset::Settings;
 
 /// How long to wait for more changes: bursts become one write. Short, since a
 /// new pod talks to nobody until its address is in the rules.
 const COALESCE: Duration = Duration::from_millis(20);
+/// Of the time, at most one part in this many goes into making and writing
+/// rules, so that changes without end leave the machine to its pods.
+const SHARE: u32 = 4;
+/// Longest pause for the sake of [`SHARE`]: new pods wait for it.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after a failed write; the next one replaces the whole table.
 const RETRY: Duration = Duration::from_secs(2);
+/// Most named ports of a pod that count: no pod has that many, but for one that
+/// wants to fill this memory. Names beyond are found by no policy.
+const MAX_NAMED_PORTS: usize = 256;
 
 /// What enforcing policies needs.
 #[derive(Clone)]
@@ -66,7 +84,7 @@ pub fn table_name(rules_table: &str) -> String {
 /// If the rules cannot be written.
 pub async fn close(rules_table: &str, pod_cidr: &str, bridge: &str) -> Result<(), ApplyError> {
     let settings = settings(pod_cidr, bridge, None);
-    let (closed, _) = ruleset::build(&Model::default(), &settings);
+    let closed = ruleset::build(&Model::default(), &settings);
     let table = format!("inet {}", table_name(rules_table));
     match nft::apply(&nft::creation(&closed, &table)).await {
         Err(ApplyError::Refused(why)) if why.contains("File exists") => Ok(()),
@@ -85,100 +103,164 @@ fn settings(pod_cidr: &str, bridge: &str, dns: Option<SocketAddrV4>) -> Settings
 
 /// Keeps the rules in step with the policies until shutdown. The rules stay
 /// when the agent stops, and are left alone by the next one until it knows
-/// what they should be.
-pub(crate) async fn run(node: &NodeConfig, config: PolicyConfig, shutdown: CancellationToken) {
-    let settings = settings(&node.cluster_cidr, &node.bridge, config.dns);
-    let policies = watch::<NetworkPolicy>(&config.client, &shutdown);
+/// what they should be. Namespaces with too many policies are told by events.
+pub(crate) async fn run(
+    node: &NodeConfig,
+    config: PolicyConfig,
+    events: Recorder,
+    shutdown: CancellationToken,
+) {
+    let policies = watch_parts::<NetworkPolicy>(&config.client, &shutdown, |policy| {
+        policy.metadata.annotations = None;
+        policy.metadata.labels = None;
+        policy.metadata.owner_references = None;
+    });
     tokio::select! {
         _ = policies.store.wait_until_ready() => {}
         () = shutdown.cancelled() => return,
     }
-    let mut table = Table {
-        name: table_name(&node.rules_table),
+    let mut enforcer = Enforcer {
+        policies,
+        settings: settings(&node.cluster_cidr, &node.bridge, config.dns),
+        table: table_name(&node.rules_table),
         written: None,
-        exceeded: BTreeSet::new(),
+        report: Report::new(events),
+        client: config.client,
     };
     while !shutdown.is_cancelled() {
-        if !policies.store.is_empty() {
-            enforce(&config, &policies, &settings, &mut table, &shutdown).await;
+        if !enforcer.policies.store.is_empty() {
+            enforcer.enforce(&shutdown).await;
             continue;
         }
-        table.remove().await;
+        enforcer.remove().await;
         tokio::select! {
-            () = policies.changed.notified() => {}
+            () = enforcer.policies.changed.notified() => {}
             () = shutdown.cancelled() => {}
         }
     }
 }
 
-/// Watches pods and namespaces, and keeps the table in step, until no policy
-/// is left.
-async fn enforce(
-    config: &PolicyConfig,
-    policies: &Watched<NetworkPolicy>,
-    settings: &Settings,
-    table: &mut Table,
-    shutdown: &CancellationToken,
-) {
-    let term = shutdown.child_token();
-    let _end = term.clone().drop_guard();
-    let pods = watch_parts::<Pod>(&config.client, &term, keep_of_pod);
-    let namespaces = watch_parts::<Namespace>(&config.client, &term, |namespace| {
-        namespace.spec = None;
-        namespace.status = None;
-        namespace.metadata.annotations = None;
-    });
-    let ready = async {
-        tokio::join!(
-            pods.store.wait_until_ready(),
-            namespaces.store.wait_until_ready()
-        )
-    };
-    tokio::select! {
-        _ = ready => {}
-        () = shutdown.cancelled() => return,
-    }
-    while !policies.store.is_empty() {
-        let observed = Observed {
-            policies: policies.store.state(),
-            pods: pods.store.state(),
-            namespaces: namespaces.store.state(),
+struct Enforcer {
+    client: kube::Client,
+    policies: Watched<NetworkPolicy>,
+    settings: Settings,
+    /// The table's name.
+    table: String,
+    /// What it holds, as far as that is known.
+    written: Option<Ruleset>,
+    report: Report,
+}
+
+impl Enforcer {
+    /// Watches pods and namespaces, and keeps the table in step, until no
+    /// policy is left.
+    async fn enforce(&mut self, shutdown: &CancellationToken) {
+        let term = shutdown.child_token();
+        let _end = term.clone().drop_guard();
+        let pods = watch_parts::<Pod>(&self.client, &term, keep_of_pod);
+        let namespaces = watch_parts::<Namespace>(&self.client, &term, |namespace| {
+            namespace.spec = None;
+            namespace.status = None;
+            namespace.metadata.annotations = None;
+        });
+        let ready = async {
+            tokio::join!(
+                pods.store.wait_until_ready(),
+                namespaces.store.wait_until_ready()
+            )
         };
-        let model = model::build(&observed, settings.dns.map(|(ip, _)| ip));
-        let (wanted, exceeded) = ruleset::build(&model, settings);
-        table.report(exceeded);
-        if !table.write(wanted).await {
+        tokio::select! {
+            _ = ready => {}
+            () = shutdown.cancelled() => return,
+        }
+        let mut cache = Cache::default();
+        while !self.policies.store.is_empty() {
+            let started = Instant::now();
+            let observed = Observed {
+                policies: self.policies.store.state(),
+                pods: pods.store.state(),
+                namespaces: namespaces.store.state(),
+            };
+            let Some(back) = self.step(observed, cache).await else {
+                cache = Cache::default();
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => continue,
+                    () = shutdown.cancelled() => return,
+                }
+            };
+            cache = back;
+            let rested = Instant::now() + pause(started.elapsed());
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => continue,
+                () = self.policies.changed.notified() => {}
+                () = pods.changed.notified() => {}
+                () = namespaces.changed.notified() => {}
+                () = shutdown.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)) => {}
                 () = shutdown.cancelled() => return,
             }
         }
-        tokio::select! {
-            () = policies.changed.notified() => {}
-            () = pods.changed.notified() => {}
-            () = namespaces.changed.notified() => {}
-            () = shutdown.cancelled() => return,
-        }
-        tokio::time::sleep(COALESCE).await;
     }
+
+    /// Brings the table in step with what is observed, and gives the cache
+    /// back; `None` if that failed.
+    async fn step(&mut self, observed: Observed, mut cache: Cache) -> Option<Cache> {
+        let table = format!("inet {}", self.table);
+        let (settings, written) = (self.settings.clone(), self.written.take());
+        let made = tokio::task::spawn_blocking(move || {
+            let model = cache.build(&observed, settings.dns.map(|(ip, _)| ip));
+            let rules = ruleset::build(&model, &settings);
+            let text = nft::transition(written.as_ref(), &rules, &table);
+            let too = model.namespaces.into_iter();
+            let too = too.filter_map(|(name, part)| Too::of(name, &part));
+            (cache, rules, text, too.collect())
+        });
+        let (cache, rules, text, too): (_, _, _, Vec<Too>) = match made.await {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::error!(%error, "rules of network policies not made");
+                return None;
+            }
+        };
+        self.report.tell(too, std::time::Instant::now());
+        if !text.is_empty()
+            && let Err(error) = nft::apply(&text).await
+        {
+            tracing::error!(%error, "rules of network policies not written");
+            return None;
+        }
+        self.written = Some(rules);
+        Some(cache)
+    }
+
+    async fn remove(&mut self) {
+        self.written = None;
+        if let Err(error) = delete_table("inet", &self.table).await {
+            tracing::error!(%error, "rules of network policies not removed");
+        }
+    }
+}
+
+/// How long nothing is done after rules took a time to make and write.
+fn pause(spent: Duration) -> Duration {
+    spent.saturating_mul(SHARE - 1).min(MAX_PAUSE)
 }
 
 /// Leaves of a pod what policies look at.
 fn keep_of_pod(pod: &mut Pod) {
+    let ports = facts::containers(pod).flat_map(|c| c.ports.iter().flatten());
+    let ports = ports.filter(|port| port.name.is_some());
+    let ports = ports.take(MAX_NAMED_PORTS).cloned().collect();
     pod.metadata.annotations = None;
     pod.metadata.owner_references = None;
     let spec = pod.spec.take().unwrap_or_default();
-    let keep = |container: Container| Container {
-        name: container.name,
-        ports: container.ports,
-        restart_policy: container.restart_policy,
-        ..Container::default()
-    };
-    let beside = spec.init_containers.into_iter().flatten().map(keep);
     pod.spec = Some(PodSpec {
         host_network: spec.host_network,
-        containers: spec.containers.into_iter().map(keep).collect(),
-        init_containers: Some(beside.collect()),
+        containers: vec![Container {
+            ports: Some(ports),
+            ..Container::default()
+        }],
         ..PodSpec::default()
     });
     let status = pod.status.take().unwrap_or_default();
@@ -189,44 +271,5 @@ fn keep_of_pod(pod: &mut Pod) {
     });
 }
 
-/// The kernel's table, as far as it is known.
-struct Table {
-    name: String,
-    written: Option<Ruleset>,
-    /// Namespaces with too many rules, of which was told.
-    exceeded: BTreeSet<String>,
-}
-
-impl Table {
-    /// Writes what differs; false if that failed.
-    async fn write(&mut self, wanted: Ruleset) -> bool {
-        let table = format!("inet {}", self.name);
-        let text = nft::transition(self.written.as_ref(), &wanted, &table);
-        if !text.is_empty()
-            && let Err(error) = nft::apply(&text).await
-        {
-            tracing::error!(%error, "rules of network policies not written");
-            self.written = None;
-            return false;
-        }
-        self.written = Some(wanted);
-        true
-    }
-
-    async fn remove(&mut self) {
-        self.written = None;
-        if let Err(error) = delete_table("inet", &self.name).await {
-            tracing::error!(%error, "rules of network policies not removed");
-        }
-    }
-
-    fn report(&mut self, exceeded: BTreeSet<String>) {
-        for namespace in exceeded.difference(&self.exceeded) {
-            tracing::warn!(
-                namespace,
-                "too many network policies: some of them let nothing through"
-            );
-        }
-        self.exceeded = exceeded;
-    }
-}
+#[cfg(test)]
+mod tests;

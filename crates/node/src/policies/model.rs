@@ -1,29 +1,20 @@
 //! Who may talk to whom, boiled down to addresses and ports. Pure.
+//!
+//! Namespace by namespace: what the policies of one come to is a [`Part`] of
+//! the model, made again only when they or its pods change, and bounded
+//! ([`super::bounds`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use coracle_machinery::LabelSelector;
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
-use k8s_openapi::api::networking::v1::{
-    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
-use super::ranges::{self, Ranges};
-
-/// Most ranges of addresses or ports of one rule: its text names them all. The
-/// rest is not allowed.
-const MAX_RANGES: usize = 2000;
-
-/// Namespace, label and ports of the cluster's DNS, under which policies name
-/// it everywhere.
-const DNS_NAMESPACE: &str = "kube-system";
-const DNS_LABEL: (&str, &str) = ("k8s-app", "kube-dns");
-const DNS_PORTS: [(&str, &str); 2] = [("dns", "udp"), ("dns-tcp", "tcp")];
-const DNS_PORT: u16 = 53;
+use super::bounds::Bound;
+use super::facts::{Facts, PodFacts, PortName};
+use super::part::{self, Group, Home};
+use super::ranges::Ranges;
 
 /// The objects that count.
 #[derive(Debug, Default)]
@@ -37,36 +28,96 @@ pub struct Observed {
 }
 
 /// What traffic is let through.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Model {
     /// The addresses of all pods.
     pub pods: BTreeSet<Ipv4Addr>,
-    /// What each policy lets in and out, by namespace and name.
-    pub policies: BTreeMap<PolicyKey, Allowed>,
-    /// Pods that only get what the policies named here let in.
-    pub ingress: BTreeMap<Ipv4Addr, BTreeSet<PolicyKey>>,
-    /// Pods that only reach what the policies named here let out.
-    pub egress: BTreeMap<Ipv4Addr, BTreeSet<PolicyKey>>,
-    /// Addresses of the pods that a selector chooses, by the selector.
+    /// What the policies of each namespace let through.
+    pub namespaces: BTreeMap<String, Arc<Part>>,
+    /// Addresses of the pods of each group that a rule names.
     pub groups: BTreeMap<String, BTreeSet<Ipv4Addr>>,
-    /// Pods' addresses and numbers of a named port, by name and protocol.
-    pub named_ports: BTreeMap<(String, &'static str), BTreeSet<(Ipv4Addr, u16)>>,
+    /// Pods' addresses and numbers of each named port.
+    pub named_ports: BTreeMap<PortName, BTreeSet<(Ipv4Addr, u16)>>,
 }
 
-/// Namespace and name.
-pub type PolicyKey = (String, String);
+/// What the policies of a namespace let through.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// The policies that choose pods.
+    pub policies: Vec<Policy>,
+    /// Pods that only get what the policies at these places let in.
+    pub ingress: Chosen,
+    /// Pods that only reach what the policies at these places let out.
+    pub egress: Chosen,
+    /// The groups that rules name, by name.
+    pub groups: BTreeMap<String, Group>,
+    /// The named ports that rules name.
+    pub named_ports: BTreeSet<PortName>,
+    /// Set if the policies are too many. Those pods that they choose are
+    /// isolated, by no policy.
+    pub excess: Option<Excess>,
+}
+
+impl Part {
+    /// The pods that policies isolate in a direction.
+    pub fn chosen(&self, direction: Direction) -> &Chosen {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// A direction of traffic, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Into it.
+    Ingress,
+    /// Out of it.
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+}
+
+/// Pods by address, and the places in [`Part::policies`] of those policies that
+/// choose them, in order.
+pub type Chosen = BTreeMap<Ipv4Addr, Vec<usize>>;
+
+/// Too many policies.
+#[derive(Debug)]
+pub struct Excess {
+    /// The bound that they exceed.
+    pub bound: Bound,
+    /// The longest of them.
+    pub longest: Arc<NetworkPolicy>,
+}
 
 /// The rules of a policy.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Allowed {
+#[derive(Debug)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
     /// Who may come in.
     pub ingress: Vec<Rule>,
     /// What may be reached.
     pub egress: Vec<Rule>,
 }
 
+impl Policy {
+    /// What it lets through in a direction.
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
 /// Traffic with some peers at some ports.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Rule {
     /// The other end.
     pub peers: Peers,
@@ -76,8 +127,22 @@ pub struct Rule {
     pub dns: Vec<&'static str>,
 }
 
+impl Rule {
+    /// How many rules of nftables it becomes at most: one for each way in which
+    /// it names the peer and the port.
+    pub fn count(&self) -> usize {
+        let peers = match &self.peers {
+            Peers::All => 1,
+            Peers::Some { groups, blocks } => groups.len() + usize::from(!blocks.is_empty()),
+        };
+        let ports = self.ports.as_ref();
+        let ports = ports.map_or(1, |ports| ports.named.len() + ports.numbers.len());
+        peers.saturating_mul(ports).saturating_add(self.dns.len())
+    }
+}
+
 /// The other end of allowed traffic.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Peers {
     /// Anybody.
     All,
@@ -91,314 +156,101 @@ pub enum Peers {
 }
 
 /// Allowed ports.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Ports {
-    /// Ranges of numbers by protocol.
+    /// Ranges of numbers by protocol; none of them is empty.
     pub numbers: BTreeMap<&'static str, Ranges<u16>>,
     /// Keys of [`Model::named_ports`].
-    pub named: BTreeSet<(String, &'static str)>,
+    pub named: BTreeSet<PortName>,
 }
 
-/// A pod that policies apply to.
-struct PodFacts<'a> {
-    namespace: &'a str,
-    labels: &'a BTreeMap<String, String>,
-    ip: Ipv4Addr,
-    pod: &'a Pod,
+/// Parts of the last model, and what they were made of.
+#[derive(Default)]
+pub struct Cache {
+    parts: BTreeMap<String, Made>,
+    dns_labels: Option<BTreeMap<String, String>>,
 }
 
-/// The model of what is observed. `dns` is the address at which the cluster's
-/// DNS is served, if no pod serves it.
-pub fn build(observed: &Observed, dns: Option<Ipv4Addr>) -> Model {
-    let none = BTreeMap::new();
-    let mut builder = Builder {
-        pods: pods(&observed.pods, &none),
-        namespaces: observed
-            .namespaces
-            .iter()
-            .filter_map(|n| {
-                let labels = n.metadata.labels.as_ref().unwrap_or(&none);
-                Some((n.metadata.name.as_deref()?, labels))
-            })
-            .collect(),
-        dns,
-        dns_labels: BTreeMap::from([(DNS_LABEL.0.to_owned(), DNS_LABEL.1.to_owned())]),
-        none: &none,
-        model: Model::default(),
-    };
-    builder.model.pods = builder.pods.iter().map(|p| p.ip).collect();
-    for policy in &observed.policies {
-        if let (Some(namespace), Some(name), Some(spec)) = (
-            &policy.metadata.namespace,
-            &policy.metadata.name,
-            &policy.spec,
-        ) {
-            builder.add(namespace, name, spec);
-        }
+struct Made {
+    policies: Vec<Arc<NetworkPolicy>>,
+    pods: Vec<Arc<Pod>>,
+    part: Arc<Part>,
+}
+
+impl Made {
+    /// Whether a part made of these would be the same.
+    fn holds(&self, policies: &[Arc<NetworkPolicy>], pods: &[PodFacts<'_>]) -> bool {
+        let same = |(a, b): (&Arc<NetworkPolicy>, &Arc<NetworkPolicy>)| Arc::ptr_eq(a, b);
+        let alike = |(a, b): (&Arc<Pod>, &PodFacts<'_>)| {
+            Arc::ptr_eq(a, b.pod)
+                || (a.metadata.labels == b.pod.metadata.labels
+                    && a.spec == b.pod.spec
+                    && a.status == b.pod.status)
+        };
+        self.policies.len() == policies.len()
+            && self.pods.len() == pods.len()
+            && self.policies.iter().zip(policies).all(same)
+            && self.pods.iter().zip(pods).all(alike)
     }
-    builder.model
 }
 
-/// Pods by address: those on the network of their node are no pods to
-/// policies, and those that have ended may have left their address to others.
-fn pods<'a>(all: &'a [Arc<Pod>], none: &'a BTreeMap<String, String>) -> Vec<PodFacts<'a>> {
-    let mut by_ip = BTreeMap::new();
-    for pod in all {
-        let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else {
-            continue;
-        };
-        if spec.host_network == Some(true)
-            || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
-        {
-            continue;
+impl Cache {
+    /// The model of what is observed. `dns` is the address at which the
+    /// cluster's DNS is served, if no pod serves it; always the same one.
+    pub fn build(&mut self, observed: &Observed, dns: Option<Ipv4Addr>) -> Model {
+        let facts = Facts::new(&observed.pods, &observed.namespaces);
+        let dns_labels = facts.labels_of(part::DNS_NAMESPACE).cloned();
+        if self.dns_labels != dns_labels {
+            self.parts.clear();
+            self.dns_labels = dns_labels;
         }
-        let Some(ip) = status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()) else {
-            continue;
+        let mut model = Model {
+            pods: facts.addresses().collect(),
+            ..Model::default()
         };
-        let facts = PodFacts {
-            namespace: pod.metadata.namespace.as_deref().unwrap_or_default(),
-            labels: pod.metadata.labels.as_ref().unwrap_or(none),
-            ip,
-            pod,
-        };
-        // Of two with one address the newer has it.
-        let age = |p: &PodFacts<'_>| p.pod.metadata.creation_timestamp.clone();
-        match by_ip.entry(ip) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(facts);
-            }
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                if age(entry.get()) < age(&facts) {
-                    entry.insert(facts);
-                }
-            }
-        }
-    }
-    by_ip.into_values().collect()
-}
-
-struct Builder<'a> {
-    pods: Vec<PodFacts<'a>>,
-    namespaces: BTreeMap<&'a str, &'a BTreeMap<String, String>>,
-    dns: Option<Ipv4Addr>,
-    dns_labels: BTreeMap<String, String>,
-    none: &'a BTreeMap<String, String>,
-    model: Model,
-}
-
-impl Builder<'_> {
-    fn add(&mut self, namespace: &str, name: &str, spec: &NetworkPolicySpec) {
-        let key = (namespace.to_owned(), name.to_owned());
-        // An absent selector chooses all pods of the namespace.
-        let pods = match &spec.pod_selector {
-            Some(pods) => selector(pods),
-            None => LabelSelector::everything(),
-        };
-        let chosen: Vec<Ipv4Addr> = self
-            .pods
-            .iter()
-            .filter(|p| p.namespace == namespace && pods.matches(p.labels))
-            .map(|p| p.ip)
-            .collect();
-        if chosen.is_empty() {
-            return;
-        }
-        let (ingress, egress) = directions(spec);
-        let mut allowed = Allowed::default();
-        if ingress {
-            for rule in spec.ingress.iter().flatten() {
-                let from = rule.from.as_deref().unwrap_or_default();
-                let ports = rule.ports.as_deref().unwrap_or_default();
-                let mut rule = self.rule(namespace, from, ports);
-                rule.dns.clear();
-                allowed.ingress.push(rule);
-            }
-            for ip in &chosen {
-                let policies = self.model.ingress.entry(*ip).or_default();
-                policies.insert(key.clone());
-            }
-        }
-        if egress {
-            for rule in spec.egress.iter().flatten() {
-                let to = rule.to.as_deref().unwrap_or_default();
-                let ports = rule.ports.as_deref().unwrap_or_default();
-                allowed.egress.push(self.rule(namespace, to, ports));
-            }
-            for ip in &chosen {
-                let policies = self.model.egress.entry(*ip).or_default();
-                policies.insert(key.clone());
-            }
-        }
-        self.model.policies.insert(key, allowed);
-    }
-
-    fn rule(
-        &mut self,
-        namespace: &str,
-        peers: &[NetworkPolicyPeer],
-        ports: &[NetworkPolicyPort],
-    ) -> Rule {
-        let ports = (!ports.is_empty()).then(|| self.ports(ports));
-        let mut dns_is_peer = peers.is_empty();
-        let peers = if peers.is_empty() {
-            Peers::All
-        } else {
-            let mut groups = BTreeSet::new();
-            let mut blocks = Vec::new();
-            for peer in peers {
-                if let Some(block) = &peer.ip_block {
-                    blocks.extend(block_ranges(block));
-                } else if let Some((key, dns)) = self.group(namespace, peer) {
-                    groups.insert(key);
-                    dns_is_peer |= dns;
-                }
-            }
-            let blocks = ranges::merged(blocks, MAX_RANGES);
-            let dns = self.dns.map(u32::from);
-            dns_is_peer |= dns.is_some_and(|ip| ranges::contain(&blocks, ip));
-            Peers::Some { groups, blocks }
-        };
-        let dns = match dns_is_peer && self.dns.is_some() {
-            true => DNS_PORTS
-                .into_iter()
-                .filter(|(name, protocol)| match &ports {
-                    None => true,
-                    Some(ports) => {
-                        let numbers = ports.numbers.get(protocol);
-                        numbers.is_some_and(|n| ranges::contain(n, DNS_PORT))
-                            || ports.named.contains(&((*name).to_owned(), *protocol))
+        let mut parts = BTreeMap::new();
+        for (namespace, policies) in by_namespace(&observed.policies) {
+            let pods = facts.pods_in(namespace);
+            let made = match self.parts.remove(namespace) {
+                Some(made) if made.holds(&policies, pods) => made,
+                _ => {
+                    let home = Home::new(namespace, &facts, dns);
+                    Made {
+                        part: Arc::new(part::build(&home, &policies)),
+                        pods: pods.iter().map(|p| Arc::clone(p.pod)).collect(),
+                        policies,
                     }
-                })
-                .map(|(_, protocol)| protocol)
-                .collect(),
-            false => Vec::new(),
-        };
-        Rule { peers, ports, dns }
-    }
-
-    /// The group that a peer is; its key, and whether the cluster's DNS is in
-    /// it.
-    fn group(&mut self, namespace: &str, peer: &NetworkPolicyPeer) -> Option<(String, bool)> {
-        let (namespaces, pods) = (&peer.namespace_selector, &peer.pod_selector);
-        if namespaces.is_none() && pods.is_none() {
-            return None;
-        }
-        let home = namespaces.is_none().then_some(namespace);
-        let key = serde_json::to_string(&(home, namespaces, pods)).ok()?;
-        let every = LabelSelector::everything;
-        let pods = pods.as_ref().map_or_else(every, selector);
-        let namespaces = namespaces.as_ref().map(selector);
-        let within = |candidate: &str| match &namespaces {
-            None => candidate == namespace,
-            Some(chosen) => {
-                let labels = self.namespaces.get(candidate).copied();
-                chosen.matches(labels.unwrap_or(self.none))
-                    && (labels.is_some() || chosen.is_everything())
-            }
-        };
-        let dns = within(DNS_NAMESPACE) && pods.matches(&self.dns_labels);
-        if !self.model.groups.contains_key(&key) {
-            let members = self
-                .pods
-                .iter()
-                .filter(|p| within(p.namespace) && pods.matches(p.labels))
-                .map(|p| p.ip)
-                .collect();
-            self.model.groups.insert(key.clone(), members);
-        }
-        Some((key, dns))
-    }
-
-    fn ports(&mut self, list: &[NetworkPolicyPort]) -> Ports {
-        let mut numbers: BTreeMap<&'static str, Vec<(u16, u16)>> = BTreeMap::new();
-        let mut named = BTreeSet::new();
-        for port in list {
-            let Some(protocol) = protocol(port.protocol.as_deref()) else {
-                continue;
+                }
             };
-            match &port.port {
-                None => numbers.entry(protocol).or_default().push((0, u16::MAX)),
-                Some(IntOrString::Int(first)) => {
-                    let last = port.end_port.unwrap_or(*first);
-                    if let (Ok(first), Ok(last)) = (u16::try_from(*first), u16::try_from(last)) {
-                        numbers.entry(protocol).or_default().push((first, last));
-                    }
-                }
-                Some(IntOrString::String(name)) => {
-                    self.named_port(name, protocol);
-                    named.insert((name.clone(), protocol));
+            let part = Arc::clone(&made.part);
+            parts.insert(namespace.to_owned(), made);
+            for (name, group) in &part.groups {
+                if !model.groups.contains_key(name) {
+                    model.groups.insert(name.clone(), group.members(&facts));
                 }
             }
+            for port in &part.named_ports {
+                if !model.named_ports.contains_key(port) {
+                    let found = facts.ports_named(port).iter().copied().collect();
+                    model.named_ports.insert(port.clone(), found);
+                }
+            }
+            model.namespaces.insert(namespace.to_owned(), part);
         }
-        let numbers = numbers
-            .into_iter()
-            .map(|(protocol, list)| (protocol, ranges::merged(list, MAX_RANGES)))
-            .collect();
-        Ports { numbers, named }
-    }
-
-    fn named_port(&mut self, name: &str, wanted: &'static str) {
-        let key = (name.to_owned(), wanted);
-        if self.model.named_ports.contains_key(&key) {
-            return;
-        }
-        let mut found = BTreeSet::new();
-        for facts in &self.pods {
-            let ports = containers(facts.pod).flat_map(|c| c.ports.iter().flatten());
-            let number = ports
-                .filter(|p| p.name.as_deref() == Some(name))
-                .filter(|p| protocol(p.protocol.as_deref()) == Some(wanted))
-                .find_map(|p| u16::try_from(p.container_port).ok());
-            found.extend(number.map(|number| (facts.ip, number)));
-        }
-        self.model.named_ports.insert(key, found);
+        self.parts = parts;
+        model
     }
 }
 
-/// Containers whose ports count: the main ones and those that run beside them.
-fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
-    let spec = pod.spec.iter();
-    spec.flat_map(|spec| {
-        let beside = spec.init_containers.iter().flatten();
-        let beside = beside.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        spec.containers.iter().chain(beside)
-    })
-}
-
-/// Whether a policy isolates in each direction. Where it does not say, its
-/// egress counts only if it has some.
-fn directions(spec: &NetworkPolicySpec) -> (bool, bool) {
-    match spec.policy_types.as_deref() {
-        None | Some([]) => (true, spec.egress.as_ref().is_some_and(|e| !e.is_empty())),
-        Some(types) => {
-            let named = |name: &str| types.iter().any(|t| t == name);
-            (named("Ingress"), named("Egress"))
-        }
+/// Policies by namespace, in order of name.
+fn by_namespace(policies: &[Arc<NetworkPolicy>]) -> BTreeMap<&str, Vec<Arc<NetworkPolicy>>> {
+    let mut all: BTreeMap<&str, Vec<Arc<NetworkPolicy>>> = BTreeMap::new();
+    for policy in policies {
+        let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+        all.entry(namespace).or_default().push(Arc::clone(policy));
     }
-}
-
-/// A selector that cannot be read chooses nothing; the API server lets none
-/// in.
-fn selector(selector: &Selector) -> LabelSelector {
-    let value = serde_json::to_value(selector).unwrap_or_default();
-    LabelSelector::from_value(&value).unwrap_or_else(|_| LabelSelector::nothing())
-}
-
-fn protocol(name: Option<&str>) -> Option<&'static str> {
-    match name.unwrap_or("TCP") {
-        "TCP" => Some("tcp"),
-        "UDP" => Some("udp"),
-        "SCTP" => Some("sctp"),
-        _ => None,
+    for list in all.values_mut() {
+        list.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     }
-}
-
-/// The addresses of a block. Those of another family are none of ours.
-fn block_ranges(block: &IPBlock) -> Vec<(u32, u32)> {
-    let Some(whole) = ranges::block(&block.cidr) else {
-        return Vec::new();
-    };
-    let except = block.except.iter().flatten();
-    let except = except.filter_map(|text| ranges::block(text)).collect();
-    ranges::without(whole, except)
+    all
 }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 /// Ranges in order, with a gap between each two.
 pub type Ranges<T> = Vec<(T, T)>;
 
-/// The same numbers as ranges in order, of which at most `limit` are kept.
-pub fn merged<T: Copy + Ord + Into<u64>>(mut list: Vec<(T, T)>, limit: usize) -> Ranges<T> {
+/// The same numbers as ranges in order.
+pub fn merged<T: Copy + Ord + Into<u64>>(mut list: Vec<(T, T)>) -> Ranges<T> {
     list.retain(|(first, last)| first <= last);
     list.sort_unstable();
     let mut result: Vec<(T, T)> = Vec::new();
@@ -16,7 +16,6 @@ pub fn merged<T: Copy + Ord + Into<u64>>(mut list: Vec<(T, T)>, limit: usize) ->
             _ => result.push((first, last)),
         }
     }
-    result.truncate(limit);
     result
 }
 
@@ -30,7 +29,7 @@ pub fn without(whole: (u32, u32), except: Vec<(u32, u32)>) -> Ranges<u32> {
     let mut left = Vec::new();
     let mut next = u64::from(whole.0);
     let end = u64::from(whole.1);
-    for (first, last) in merged(except, usize::MAX) {
+    for (first, last) in merged(except) {
         let (first, last) = (u64::from(first), u64::from(last));
         if last < next || first > end {
             continue;
@@ -96,8 +95,7 @@ mod tests {
     #[test]
     fn ranges_merge() {
         let list = vec![(5_u16, 6), (1, 2), (3, 3), (8, 7), (u16::MAX, u16::MAX)];
-        assert_eq!(merged(list, 9), [(1, 3), (5, 6), (u16::MAX, u16::MAX)]);
-        assert_eq!(merged(vec![(1_u16, 9), (2, 3)], 9), [(1, 9)]);
-        assert_eq!(merged(vec![(1_u16, 1), (3, 3)], 1), [(1, 1)]);
+        assert_eq!(merged(list), [(1, 3), (5, 6), (u16::MAX, u16::MAX)]);
+        assert_eq!(merged(vec![(1_u16, 9), (2, 3)]), [(1, 9)]);
     }
 }

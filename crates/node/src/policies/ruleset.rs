@@ -1,11 +1,14 @@
 //! The model as an nftables table. Pure.
 //!
-//! A packet of a connection that is under way passes at once. Of a new one,
-//! maps find the chain of the sender and then that of the receiver by their
-//! addresses; pods under the same policies share it. It asks the policies one
-//! by one, each a chain of its own, and drops what none of them lets through.
-//! A sender's policy that lets a packet out sends it on to `enter`, where the
-//! receiver's are asked.
+//! A packet of a connection that is under way passes at once. A new one meets
+//! two chains in turn, that of senders and that of receivers, each of which can
+//! drop it. There, a map finds the chain of the pod by its address; pods under
+//! the same policies share it. It asks the policies one by one, each a chain of
+//! its own, and drops what none of them lets through.
+//!
+//! Two, since the kernel walks along all ways through a chain whenever
+//! something changes. Were receivers asked where a sender's policy lets a packet
+//! out, there would be a way for each rule of the one and each of the other.
 //!
 //! Translation of services' addresses comes earlier, in `prerouting`: policies
 //! see pods. Masquerading comes later, in `postrouting`: they see clients.
@@ -14,20 +17,28 @@
 //! here because the node has bridged packets call these hooks (br_netfilter),
 //! which answers of services need as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::model::{Allowed, Model, Peers, PolicyKey, Ports, Rule};
+use super::facts::PortName;
+use super::model::{Direction, Model, Part, Peers, Policy, Ports, Rule};
 use crate::nft::{Ruleset, chain_name};
 
-/// Most rules of nftables, and ranges in them, for the policies of one
-/// namespace, so that nobody fills the kernel or slows down the packets of
-/// others. What is beyond lets nothing through.
-const MAX_RULES: usize = 4096;
+/// What pods send, and what others send to them.
+const FROM: &str = "from-pods";
+/// What pods get, of that which those let pass.
+const TO: &str = "to-pods";
+/// What the node gets. What it sends is not filtered at all.
+const NODE: &str = "to-node";
 
-const INGRESS: &str = "ingress";
-const EGRESS: &str = "egress";
-const ENTER: &str = "enter";
+/// Words for a direction: the name of its map, the kind of chains of pods, that
+/// of chains of policies, and where packets carry the peer.
+fn words(direction: Direction) -> (&'static str, &'static str, &'static str, &'static str) {
+    match direction {
+        Direction::Ingress => ("ingress", "in", "ingress-of", "saddr"),
+        Direction::Egress => ("egress", "out", "egress-of", "daddr"),
+    }
+}
 
 /// What the rules need to know of the node.
 #[derive(Debug, Clone)]
@@ -40,64 +51,56 @@ pub struct Settings {
     pub dns: Option<(Ipv4Addr, u16)>,
 }
 
-/// The table, and namespaces some of whose policies let nothing through, since
-/// they are too many.
-pub fn build(model: &Model, settings: &Settings) -> (Ruleset, BTreeSet<String>) {
+/// The table.
+pub fn build(model: &Model, settings: &Settings) -> Ruleset {
     let mut builder = Builder {
         model,
         settings,
         rules: Ruleset::default(),
-        counts: BTreeMap::new(),
-        exceeded: BTreeSet::new(),
     };
     builder.base();
-    for (key, allowed) in &model.policies {
-        builder.policy(key, allowed);
+    for (namespace, part) in &model.namespaces {
+        for policy in &part.policies {
+            builder.policy(namespace, policy);
+        }
+        for direction in Direction::BOTH {
+            builder.pods(direction, namespace, part);
+        }
     }
-    builder.pods(INGRESS, "in", &model.ingress);
-    builder.pods(EGRESS, "out", &model.egress);
-    (builder.rules, builder.exceeded)
+    builder.rules
 }
 
 struct Builder<'a> {
     model: &'a Model,
     settings: &'a Settings,
     rules: Ruleset,
-    /// Rules by namespace.
-    counts: BTreeMap<&'a str, usize>,
-    exceeded: BTreeSet<String>,
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     fn base(&mut self) {
         let Settings {
             pod_cidr, bridges, ..
         } = self.settings;
         let by_ip = "type ipv4_addr : verdict";
-        for map in [INGRESS, EGRESS] {
+        for direction in Direction::BOTH {
+            let map = words(direction).0;
             self.rules.maps.insert(map, (by_ip, BTreeMap::new()));
         }
         let text = |ip: &Ipv4Addr| ip.to_string();
         let pods = self.model.pods.iter().map(text).collect();
         self.rules
             .set("pods".to_owned(), "type ipv4_addr;".to_owned(), pods);
-        let isolated = self.model.ingress.keys().chain(self.model.egress.keys());
+        let parts = self.model.namespaces.values();
+        let isolated = parts.flat_map(|part| part.ingress.keys().chain(part.egress.keys()));
         let own = isolated.map(|ip| format!("{ip} . {ip}")).collect();
         let pair = "type ipv4_addr . ipv4_addr;".to_owned();
         self.rules.set("own".to_owned(), pair, own);
 
-        for (chain, hook) in [
-            (
-                "forward",
-                "type filter hook forward priority 10; policy accept;",
-            ),
-            (
-                "input",
-                "type filter hook input priority 10; policy accept;",
-            ),
-        ] {
-            self.rules.hooks.insert(chain, hook);
-        }
+        self.rules.hooks.extend([
+            (FROM, "type filter hook forward priority 10; policy accept;"),
+            (TO, "type filter hook forward priority 11; policy accept;"),
+            (NODE, "type filter hook input priority 10; policy accept;"),
+        ]);
         let line = |text: &str| text.to_owned();
         // Pods have no addresses of this family but those of their links.
         let other_family = format!("meta nfproto ipv6 iifname \"{bridges}\" drop");
@@ -107,191 +110,185 @@ impl<'a> Builder<'a> {
         // A pod may come to life before the API server tells of its address;
         // until then no policy can be found for it.
         let unknown = format!("ip saddr {pod_cidr} ip saddr != @pods drop");
+        // A pod that reaches itself through a service.
+        let own = line("ip saddr . ip daddr @own accept");
+        let senders = line("ip saddr vmap @egress");
         self.rules.chain(
-            "forward",
+            FROM,
             vec![
                 other_family.clone(),
                 forged.clone(),
                 under_way.clone(),
                 unknown.clone(),
                 format!("ip daddr {pod_cidr} ip daddr != @pods drop"),
-                // A pod that reaches itself through a service.
-                line("ip saddr . ip daddr @own accept"),
-                format!("ip saddr vmap @{EGRESS}"),
-                format!("ip daddr vmap @{INGRESS}"),
+                own.clone(),
+                senders.clone(),
             ],
         );
-        // To the node itself. What the node sends is not filtered at all.
+        let receivers = line("ip daddr vmap @ingress");
+        self.rules
+            .chain(TO, vec![under_way.clone(), own, receivers]);
         self.rules.chain(
-            "input",
+            NODE,
             vec![
                 line("iifname \"lo\" accept"),
                 other_family,
                 forged,
                 under_way,
                 unknown,
-                format!("ip saddr vmap @{EGRESS}"),
+                senders,
             ],
         );
-        self.rules.chain(
-            ENTER,
-            vec![format!("ip daddr vmap @{INGRESS}"), line("accept")],
-        );
     }
 
-    fn policy(&mut self, key: &'a PolicyKey, allowed: &Allowed) {
-        for (direction, rules) in [(INGRESS, &allowed.ingress), (EGRESS, &allowed.egress)] {
+    fn policy(&mut self, namespace: &str, policy: &Policy) {
+        for direction in Direction::BOTH {
             let mut lines = Vec::new();
-            for rule in rules {
-                if self.may_add(&key.0, weight(rule)) {
-                    self.sets(rule);
-                    lines.extend(self.texts(direction, rule));
-                }
+            for rule in policy.rules(direction) {
+                self.rule(direction, rule, &mut lines);
             }
-            self.rules.chain(&policy_chain(direction, key), lines);
+            if !lines.is_empty() {
+                let chain = policy_chain(direction, namespace, policy);
+                self.rules.chain(&chain, lines);
+            }
         }
-    }
-
-    /// Counts rules of a namespace; false if it has too many.
-    fn may_add(&mut self, namespace: &'a str, more: usize) -> bool {
-        let count = self.counts.entry(namespace).or_default();
-        if *count + more > MAX_RULES {
-            self.exceeded.insert(namespace.to_owned());
-            return false;
-        }
-        *count += more;
-        true
     }
 
     /// The rules that let through what a rule of a policy allows: one for each
     /// way in which it names the peer and the port.
-    fn texts(&self, direction: &str, rule: &Rule) -> Vec<String> {
-        let (address, verdict) = match direction {
-            INGRESS => ("saddr", "accept".to_owned()),
-            _ => ("daddr", format!("goto {ENTER}")),
-        };
-        let mut peers = Vec::new();
-        match &rule.peers {
-            Peers::All => peers.push(String::new()),
+    fn rule(&mut self, direction: Direction, rule: &Rule, lines: &mut Vec<String>) {
+        let (.., address) = words(direction);
+        let peers = match &rule.peers {
+            Peers::All => vec![String::new()],
             Peers::Some { groups, blocks } => {
-                let group = |key: &String| format!("ip {address} @{} ", group_set(key));
-                peers.extend(groups.iter().map(group));
+                let groups = groups.iter().filter_map(|name| self.group(name));
+                let mut peers: Vec<String> =
+                    groups.map(|who| format!("ip {address} {who} ")).collect();
                 if blocks[..] == [(0, u32::MAX)] {
                     peers.push(String::new());
                 } else if !blocks.is_empty() {
-                    let show = |n: u32| Ipv4Addr::from(n).to_string();
-                    peers.push(format!("ip {address} {{ {} }} ", listed(blocks, show)));
+                    let ip = |n: u32| Ipv4Addr::from(n).to_string();
+                    let who = self.list("blocks", "ipv4_addr", blocks, ip);
+                    peers.push(format!("ip {address} {who} "));
                 }
+                peers
             }
-        }
+        };
         let ports = match &rule.ports {
             None => vec![String::new()],
-            Some(ports) => port_texts(ports),
+            Some(ports) => self.ports(ports),
         };
-        let mut texts = Vec::new();
         for peer in &peers {
-            texts.extend(ports.iter().map(|port| format!("{peer}{port}{verdict}")));
+            lines.extend(ports.iter().map(|port| format!("{peer}{port}accept")));
         }
         if let Some((ip, port)) = self.settings.dns {
-            let ask = |protocol| format!("ip daddr {ip} {protocol} dport {port} {verdict}");
-            texts.extend(rule.dns.iter().map(ask));
+            let ask = |protocol| format!("ip daddr {ip} {protocol} dport {port} accept");
+            lines.extend(rule.dns.iter().map(ask));
+        }
+    }
+
+    /// The pods of a group, as an operand; `None` if there are none.
+    fn group(&mut self, name: &str) -> Option<String> {
+        let members = self.model.groups.get(name)?;
+        let texts = members.iter().map(Ipv4Addr::to_string);
+        self.set(name, "type ipv4_addr;", texts)
+    }
+
+    /// A set of these elements as an operand. One element stands for itself:
+    /// the kernel looks through all sets of a table for each that is made or
+    /// named, so the fewer there are the better.
+    fn set(
+        &mut self,
+        name: &str,
+        declaration: &str,
+        mut elements: impl ExactSizeIterator<Item = String>,
+    ) -> Option<String> {
+        if elements.len() <= 1 {
+            return elements.next();
+        }
+        if !self.rules.sets.contains_key(name) {
+            let declaration = declaration.to_owned();
+            self.rules
+                .set(name.to_owned(), declaration, elements.collect());
+        }
+        Some(format!("@{name}"))
+    }
+
+    /// Ranges as an operand. Equal lists share a set, whoever wrote them. Sets
+    /// without names, in the rules themselves, cost the kernel most of all.
+    fn list<T: Copy + PartialEq, S: std::fmt::Display>(
+        &mut self,
+        kind: &str,
+        of: &str,
+        ranges: &[(T, T)],
+        show: impl Fn(T) -> S,
+    ) -> String {
+        let text = |(a, b): &(T, T)| match a == b {
+            true => show(*a).to_string(),
+            false => format!("{}-{}", show(*a), show(*b)),
+        };
+        let texts: Vec<String> = ranges.iter().map(text).collect();
+        let name = chain_name(kind, &texts.join(" "));
+        let declaration = format!("type {of}; flags interval;");
+        let operand = self.set(&name, &declaration, texts.into_iter());
+        operand.unwrap_or_default()
+    }
+
+    /// Conditions that are the ports, one for each way in which they are named.
+    fn ports(&mut self, ports: &Ports) -> Vec<String> {
+        let mut texts = Vec::new();
+        for (protocol, numbers) in &ports.numbers {
+            texts.push(match numbers[..] {
+                [(0, u16::MAX)] => format!("meta l4proto {protocol} "),
+                _ => {
+                    let which = self.list("numbers", "inet_service", numbers, |n| n);
+                    format!("{protocol} dport {which} ")
+                }
+            });
+        }
+        for name in &ports.named {
+            let Some(found) = self.model.named_ports.get(name) else {
+                continue;
+            };
+            let found = found
+                .iter()
+                .map(|(ip, number)| format!("{ip} . {} . {number}", name.1));
+            let kind = "type ipv4_addr . inet_proto . inet_service;";
+            if let Some(which) = self.set(&port_set(name), kind, found) {
+                texts.push(format!("ip daddr . meta l4proto . th dport {which} "));
+            }
         }
         texts
     }
 
-    /// The sets that a rule refers to.
-    fn sets(&mut self, rule: &Rule) {
-        if let Peers::Some { groups, .. } = &rule.peers {
-            for key in groups {
-                let members = self.model.groups.get(key).into_iter().flatten();
-                let members = members.map(Ipv4Addr::to_string).collect();
-                let kind = "type ipv4_addr;".to_owned();
-                self.rules.set(group_set(key), kind, members);
-            }
-        }
-        for key in rule.ports.iter().flat_map(|ports| &ports.named) {
-            let found = self.model.named_ports.get(key).into_iter().flatten();
-            let found = found.map(|(ip, number)| format!("{ip} . {} . {number}", key.1));
-            let kind = "type ipv4_addr . inet_proto . inet_service;".to_owned();
-            self.rules.set(port_set(key), kind, found.collect());
-        }
-    }
-
     /// Leads the isolated pods of one direction to their chains.
-    fn pods(
-        &mut self,
-        direction: &'static str,
-        kind: &str,
-        pods: &'a BTreeMap<Ipv4Addr, BTreeSet<PolicyKey>>,
-    ) {
-        for (ip, policies) in pods {
-            let words = policies.iter().map(|(a, b)| format!("{a}/{b}"));
-            let name = chain_name(kind, &words.collect::<Vec<_>>().join(" "));
-            if !self.rules.chains.contains_key(&name) {
-                let mut lines = Vec::new();
-                for key in policies {
-                    if !self.may_add(&key.0, 1) {
-                        break;
-                    }
-                    lines.push(format!("jump {}", policy_chain(direction, key)));
-                }
+    fn pods(&mut self, direction: Direction, namespace: &str, part: &Part) {
+        let (map, kind, ..) = words(direction);
+        let mut chains: BTreeMap<&[usize], String> = BTreeMap::new();
+        for (ip, places) in part.chosen(direction) {
+            let verdict = chains.entry(places).or_insert_with(|| {
+                let policies = places.iter().filter_map(|place| part.policies.get(*place));
+                let chains = policies.map(|policy| policy_chain(direction, namespace, policy));
+                // Those that let nothing through have none.
+                let chains = chains.filter(|chain| self.rules.chains.contains_key(chain));
+                let mut lines: Vec<String> = chains.map(|c| format!("jump {c}")).collect();
                 lines.push("drop".to_owned());
+                let name = chain_name(kind, &lines.join(" "));
+                let verdict = format!("goto {name}");
                 self.rules.chain(&name, lines);
-            }
-            let (ip, verdict) = (ip.to_string(), format!("goto {name}"));
-            self.rules.element(direction, ip, verdict);
+                verdict
+            });
+            let verdict = verdict.clone();
+            self.rules.element(map, ip.to_string(), verdict);
         }
     }
 }
 
-/// At least as many rules and ranges as the texts of a rule have.
-fn weight(rule: &Rule) -> usize {
-    let peers = match &rule.peers {
-        Peers::All => 1,
-        Peers::Some { groups, blocks } => groups.len() + blocks.len(),
-    };
-    let ports = rule.ports.as_ref().map_or(1, |ports| {
-        ports.named.len() + ports.numbers.values().map(Vec::len).sum::<usize>()
-    });
-    peers.saturating_mul(ports) + rule.dns.len()
+fn policy_chain(direction: Direction, namespace: &str, policy: &Policy) -> String {
+    let (_, _, kind, _) = words(direction);
+    chain_name(kind, &format!("{namespace}/{}", policy.name))
 }
 
-fn policy_chain(direction: &str, (namespace, name): &PolicyKey) -> String {
-    chain_name(&format!("{direction}-of"), &format!("{namespace}/{name}"))
-}
-
-fn group_set(key: &str) -> String {
-    chain_name("peers", key)
-}
-
-fn port_set((name, protocol): &(String, &str)) -> String {
+fn port_set((name, protocol): &PortName) -> String {
     chain_name("ports", &format!("{name}/{protocol}"))
 }
-
-fn port_texts(ports: &Ports) -> Vec<String> {
-    let numbers = ports.numbers.iter().filter(|(_, n)| !n.is_empty());
-    let numbers = numbers.map(|(protocol, numbers)| match numbers[..] {
-        [(0, u16::MAX)] => format!("meta l4proto {protocol} "),
-        _ => format!("{protocol} dport {{ {} }} ", listed(numbers, |n| n)),
-    });
-    let named = ports
-        .named
-        .iter()
-        .map(|key| format!("ip daddr . meta l4proto . th dport @{} ", port_set(key)));
-    numbers.chain(named).collect()
-}
-
-fn listed<T: Copy + PartialEq, S: std::fmt::Display>(
-    ranges: &[(T, T)],
-    show: impl Fn(T) -> S,
-) -> String {
-    let range = |(a, b): &(T, T)| match a == b {
-        true => show(*a).to_string(),
-        false => format!("{}-{}", show(*a), show(*b)),
-    };
-    ranges.iter().map(range).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

@@ -5,5 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod containers;
+mod policy_cost;
 mod rules;
 mod support;

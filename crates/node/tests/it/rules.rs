@@ -13,9 +13,9 @@ use coracle_node::proxy::ruleset::{Settings, build};
 use serde_json::{Value, json};
 
 const TABLE: &str = "ip coracle-node";
-const POLICIES: &str = "inet coracle-node-policies";
+pub const POLICIES: &str = "inet coracle-node-policies";
 
-fn nft(arguments: &[&str], input: &str) -> String {
+pub fn nft(arguments: &[&str], input: &str) -> String {
     let mut child = Command::new("nft")
         .args(arguments)
         .stdin(Stdio::piped())
@@ -256,8 +256,9 @@ fn policies_lead_to_the_same_table() {
     let mut numbers = Numbers(11);
     let mut before = None;
     for step in 0..40 {
-        let model = model::build(&observed(&mut numbers), settings.dns.map(|(ip, _)| ip));
-        let (wanted, _) = ruleset::build(&model, &settings);
+        let dns = settings.dns.map(|(ip, _)| ip);
+        let model = model::Cache::default().build(&observed(&mut numbers), dns);
+        let wanted = ruleset::build(&model, &settings);
         nft(
             &["-f", "-"],
             &transition(before.as_ref(), &wanted, POLICIES),

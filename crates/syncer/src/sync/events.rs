@@ -28,6 +28,7 @@ const TOLD: &[(&str, Kind)] = &[
     ("Endpoints", Kind::Endpoints),
     ("PersistentVolumeClaim", Kind::Claim),
     ("Ingress", Kind::Ingress),
+    ("NetworkPolicy", Kind::NetworkPolicy),
 ];
 
 /// Follows the events of the host namespace. One at a time: events are the
