@@ -81,6 +81,7 @@ enum Command {
     Syncer(commands::roles::Syncer),
     Node(Box<commands::roles::Node>),
     Ingress(commands::roles::Ingress),
+    RewriteHosts(commands::roles::RewriteHosts),
 }
 
 /// The whole program: reads the command line, runs the command, and returns
@@ -152,6 +153,7 @@ fn run(command: Command, environment: &Environment) -> Result<ExitCode> {
             Command::Syncer(role) => role.run().await?,
             Command::Node(role) => role.run().await?,
             Command::Ingress(role) => role.run().await?,
+            Command::RewriteHosts(role) => role.run()?,
         }
         Ok(ExitCode::SUCCESS)
     })

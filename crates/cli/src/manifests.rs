@@ -374,6 +374,7 @@ impl<'a> Tenant<'a> {
             format!("--credentials-dir={CREDENTIALS_DIR}"),
             format!("--kubelet-listen=0.0.0.0:{KUBELET_PORT}"),
             format!("--service-ip={}", facts.cluster_ip),
+            format!("--image={}", self.image),
         ];
         let env = vec![
             field_env("POD_IP", "status.podIP"),

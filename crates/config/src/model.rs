@@ -158,6 +158,10 @@ section!(
         priority_class_name: String = String::new(),
         /// Images replaced on the way to the host.
         translate_image: Texts = Texts::new(),
+        /// Pods with a subdomain, as those of StatefulSets, find their full name
+        /// inside in /etc/hosts: a first container, of coracle's own image,
+        /// writes it there.
+        rewrite_hosts: Switch = Switch::on(),
         /// What becomes of single fields.
         patches: Vec<Patch> = Vec::new(),
     }

@@ -319,14 +319,9 @@ pub const REFUSED: &[Refused] = &[
         "all host objects of a virtual cluster lie in its one host namespace",
     ),
     refused("sync.toHost.pods.hybridScheduling", NOT_YET),
-    given(
-        "sync.toHost.pods.rewriteHosts.enabled",
-        "true",
-        "pods know themselves by the virtual cluster's names, without a container for it",
-    ),
     refused(
         "sync.toHost.pods.rewriteHosts.initContainer",
-        "pods know themselves by the virtual cluster's names, without a container for it",
+        "the container is of coracle's own image, and asks for what the pod's first one asks for",
     ),
     given(
         "sync.toHost.pods.useSecretsForSATokens",

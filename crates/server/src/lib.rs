@@ -3,6 +3,7 @@
 
 pub mod control_plane;
 pub mod host;
+pub mod hosts_file;
 pub mod ingress;
 pub mod node;
 pub mod pki_dir;

@@ -28,6 +28,8 @@ pub struct SyncerOptions {
     pub kubelet_listen: SocketAddr,
     /// Address of the virtual cluster's host Service.
     pub service_ip: IpAddr,
+    /// The image of this program.
+    pub image: String,
     /// Address of this pod.
     pub pod_ip: IpAddr,
     /// The host namespace.
@@ -92,6 +94,7 @@ async fn work(options: SyncerOptions, shutdown: CancellationToken) -> Result<(),
             client_ca_pem: read("ca.crt")?,
         },
         vc_name: options.name,
+        image: options.image,
         host_namespace: options.namespace,
         config,
         pod_ip: options.pod_ip,

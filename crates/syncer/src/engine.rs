@@ -93,11 +93,12 @@ pub(crate) struct Syncer {
 pub(crate) async fn run(config: SyncerConfig, shutdown: CancellationToken) -> Result<(), Error> {
     let listener = kubelet::bind(&config.kubelet).await?;
     let kubelet_port = config.kubelet.advertised_port(&listener);
-    let translator = Translator::new(
+    let mut translator = Translator::new(
         &config.vc_name,
         &config.host_namespace,
         Arc::new(config.config.clone()),
     );
+    translator.image.clone_from(&config.image);
     let host_cluster = Cluster::new(config.host_client.clone());
     let started = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),

@@ -30,6 +30,9 @@ pub struct SyncerConfig {
     pub vc_name: String,
     /// The host namespace that it lives in.
     pub host_namespace: String,
+    /// The image of this program, whose command `rewrite-hosts` runs first in
+    /// pods with a full name of their own.
+    pub image: String,
     /// What the user chose.
     pub config: Config,
     /// The virtual API server, as a caller that may do anything.

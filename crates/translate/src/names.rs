@@ -46,6 +46,9 @@ pub struct Translator {
     pub host_namespace: String,
     /// What the user chose.
     pub config: Arc<Config>,
+    /// The image of this program; empty to put none of its containers into
+    /// pods.
+    pub image: String,
     /// What becomes of single fields of built-in kinds.
     pub patches: AllPatches,
     /// Owner reference of everything that is created: the host Service.
@@ -70,6 +73,7 @@ impl Translator {
             host_namespace: host_namespace.to_owned(),
             patches: AllPatches::new(&config),
             config,
+            image: String::new(),
             owner: None,
             exceptions,
         }

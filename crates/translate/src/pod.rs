@@ -88,6 +88,7 @@ impl Translator {
         }
         let tokens = self.volumes(&mut spec, pod);
         self.network(&mut spec, pod, context);
+        self.rewritten_hosts(&mut spec, pod);
         self.placement(&mut spec, object::namespace(pod));
         self.node(&mut spec, object::text(pod, "/spec/nodeName"));
         if let Some(class) = self.priority_class(pod) {
@@ -127,6 +128,13 @@ impl Translator {
         if !object::items(pod, "/spec/resourceClaims").is_empty() {
             warnings.push(
                 "spec.resourceClaims is not synced: the pod runs without these devices".to_owned(),
+            );
+        }
+        if self.has_full_name(pod) && pod.pointer("/spec/setHostnameAsFQDN") == Some(&json!(true)) {
+            warnings.push(
+                "spec.setHostnameAsFQDN is not synced: the host name is the short one, and \
+                 /etc/hosts has the full one"
+                    .to_owned(),
             );
         }
         let class = object::text(pod, "/spec/priorityClassName");

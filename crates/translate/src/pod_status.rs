@@ -21,6 +21,7 @@ impl Translator {
                 "observedGeneration",
             ],
         );
+        without_other_containers(&mut status, pod);
         let gates = gates(pod);
         if let Some(Value::Array(conditions)) = status.get_mut("conditions") {
             conditions.retain(|c| !gates.contains(text(c, "type")));
@@ -82,6 +83,19 @@ impl Translator {
         }
         updated["status"]["conditions"] = conditions.into();
         Some(updated)
+    }
+}
+
+/// Removes what the status tells of first containers that the pod does not have
+/// inside.
+fn without_other_containers(status: &mut Value, pod: &Value) {
+    let field = "initContainerStatuses";
+    let Some(Value::Array(containers)) = status.get_mut(field) else {
+        return;
+    };
+    containers.retain(|container| crate::hosts::is_inside(text(container, "name"), pod));
+    if containers.is_empty() {
+        drop_keys(status, &[field]);
     }
 }
 

@@ -16,8 +16,10 @@ const RESOURCES: &str = "coracle.dev/resources";
 /// The parts of a host pod that an update can still change.
 pub(crate) fn digested(pod: &Value) -> Value {
     let images = |field: &str| -> Value {
+        // Ours has run already: another version of it changes no pod.
         object::items(pod, &format!("/spec/{field}"))
             .iter()
+            .filter(|c| !crate::hosts::is_ours(c))
             .map(|c| json!([c.get("name"), c.get("image")]))
             .collect()
     };
@@ -50,6 +52,9 @@ impl Translator {
         let spec = &mut updated["spec"];
         for field in ["containers", "initContainers"] {
             for container in list_mut(spec, field) {
+                if crate::hosts::is_ours(container) {
+                    continue;
+                }
                 let name = text(container, "name").to_owned();
                 let other = list(wanted, field).iter().find(|c| text(c, "name") == name);
                 if let Some(image) = other.and_then(|c| c.get("image")) {

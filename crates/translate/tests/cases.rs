@@ -24,6 +24,7 @@ fn host(case: &Value) -> Value {
     let (config, _) = Config::from_yaml(&[("settings", &settings)]).unwrap();
     let mut t = Translator::new("vc", "demo", Arc::new(config));
     t.owner = Some(json!({"apiVersion": "v1", "kind": "Service", "name": "vc", "uid": "owner"}));
+    object::text(case, "/image").clone_into(&mut t.image);
     let inside = &case["virtual"];
     let mut host = match object::text(inside, "/kind") {
         "Pod" => pod(&t, case),

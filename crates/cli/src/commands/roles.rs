@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use coracle_machinery::addresses::AddressRange;
 use coracle_server::control_plane::{self, ControlPlaneOptions, ServiceAddresses};
+use coracle_server::hosts_file::{self, RewriteOptions};
 use coracle_server::ingress::{self, IngressOptions};
 use coracle_server::node::{self, NodeOptions};
 use coracle_server::pki_dir::LEAF_VALIDITY;
@@ -191,6 +192,9 @@ pub struct Syncer {
     /// Address of the virtual cluster's host Service
     #[arg(long, value_name = "ADDRESS")]
     service_ip: IpAddr,
+    /// Its own image, for what has to run in pods of the tenant
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
     /// Address of this pod
     #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
     pod_ip: IpAddr,
@@ -215,6 +219,7 @@ impl Syncer {
             credentials_dir: self.credentials_dir,
             kubelet_listen: self.kubelet_listen,
             service_ip: self.service_ip,
+            image: self.image,
             pod_ip: self.pod_ip,
             namespace: self.namespace,
             node_name: self.node_name,
@@ -362,6 +367,39 @@ impl Ingress {
             service: self.service,
         };
         Ok(ingress::run(options, shutdown).await?)
+    }
+}
+
+/// Write a pod's hosts file anew with its full name, before its containers start
+#[derive(Args, Debug)]
+pub struct RewriteHosts {
+    /// The pod's host name
+    #[arg(long, value_name = "NAME")]
+    hostname: String,
+    /// Its full name
+    #[arg(long)]
+    name: String,
+    /// The file that the kubelet wrote
+    #[arg(long, default_value = "/etc/hosts", value_name = "FILE")]
+    from: PathBuf,
+    /// The new file
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+impl RewriteHosts {
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// If one cannot be read or the other not be written.
+    pub fn run(self) -> Result {
+        let options = RewriteOptions {
+            from: self.from,
+            to: self.to,
+            hostname: self.hostname,
+            name: self.name,
+        };
+        Ok(hosts_file::rewrite(&options)?)
     }
 }
 

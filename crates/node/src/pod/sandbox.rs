@@ -362,6 +362,9 @@ pub fn hosts_file(
         .as_ref()
         .and_then(|s| s.host_aliases.as_deref())
         .unwrap_or_default();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+    }
     for alias in aliases {
         let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
         text.push_str(&format!("{}\t{names}\n", alias.ip));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_machinery::object;
-use coracle_translate::VirtualName;
+use coracle_translate::{VirtualName, is_of_other_container};
 use futures::{StreamExt, pin_mut};
 use kube::core::WatchEvent;
 use serde_json::{Value, json};
@@ -107,6 +107,9 @@ async fn tell(syncer: &Syncer, event: &Value) -> Result<(), ApiError> {
     let Some((host, inside)) = pair else {
         return Ok(());
     };
+    if is_of_other_container(event, &inside) {
+        return Ok(());
+    }
     let told = syncer.translator.event_to_virtual(event, &host, &inside);
     put(syncer, &told).await
 }

@@ -265,6 +265,7 @@ impl World {
         let config = SyncerConfig {
             vc_name: "vc".into(),
             host_namespace: "demo".into(),
+            image: "coracle.dev/coracle:1".into(),
             config: self.config.clone(),
             virtual_client: self.inside.client(),
             host_client: self.host.recorded_client(),
