@@ -70,6 +70,29 @@ spec:
   - {name: main, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, "3600"]}
 "#;
 
+/// One pod with a full name.
+const NAMED: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: named}
+spec: {clusterIP: None, selector: {app: named}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: named}
+spec:
+  serviceName: named
+  replicas: 1
+  selector: {matchLabels: {app: named}}
+  template:
+    metadata: {labels: {app: named}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      securityContext: {runAsUser: 1000}
+      containers:
+      - {name: main, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, "3600"]}
+"#;
+
 /// A service of the host, which nobody inside may find.
 const OUTSIDE: &str = r#"
 apiVersion: v1
@@ -95,8 +118,31 @@ pub fn pods_find_what_is_inside(world: &World) -> Result {
     services(&cluster)?;
     names_of_the_host(world, &cluster)?;
     identity(&cluster)?;
+    full_names(&cluster)?;
     api_server(&cluster)?;
     cluster.delete()
+}
+
+/// A pod of a StatefulSet knows itself by the name that others call it by.
+fn full_names(cluster: &VirtualCluster) -> Result {
+    let inside = &cluster.inside;
+    inside.apply(NAMED)?;
+    inside.kubectl("rollout status statefulset named --timeout 120s")?;
+    let full = "named-0.named.default.svc.cluster.local";
+    has(&cluster.in_pod("named-0", "hostname -f")?, full)?;
+    let address = inside.kubectl("get pod named-0 -o jsonpath={.status.podIP}")?;
+    has(&cluster.in_pod("named-0", "cat /etc/hosts")?, &address)?;
+    inside.eventually("its name in DNS", || {
+        has(
+            &cluster.in_pod("client", &format!("nslookup {full}"))?,
+            &address,
+        )
+    })?;
+    // Of how it came to know nothing is seen.
+    let pod = inside.kubectl("get pod named-0 -o yaml")?;
+    ensure(!pod.contains("rewrite-hosts"), &pod)?;
+    let told = inside.kubectl("get events --field-selector involvedObject.name=named-0")?;
+    ensure(!told.contains("rewrite-hosts"), &told)
 }
 
 fn services(cluster: &VirtualCluster) -> Result {
