@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_pki::tls::ClientAuthority;
+use futures::future::BoxFuture;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -71,7 +72,19 @@ pub struct Security {
 ///
 /// # Errors
 /// None at present: failures of single connections are theirs alone.
-pub async fn serve(
+pub fn serve(
+    listener: TcpListener,
+    security: Security,
+    server: ApiServer,
+    limits: ListenerLimits,
+    stop: CancellationToken,
+) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed, and so compiled in this crate, which is built for speed; the body
+    // of an `async fn` is compiled where it is awaited.
+    Box::pin(accept(listener, security, server, limits, stop))
+}
+
+async fn accept(
     listener: TcpListener,
     security: Security,
     server: ApiServer,

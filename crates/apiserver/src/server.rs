@@ -323,8 +323,15 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let inner = Arc::clone(&self.inner);
-        let request = request.map(Body::wrap);
-        Box::pin(async move { Ok(inner.serve(request).await) })
+        answer(Arc::clone(&self.inner), request.map(Body::wrap))
     }
+}
+
+/// Apart from `call`, which is generic: so that all of it is compiled once and
+/// in this crate, which is built for speed.
+fn answer(
+    inner: Arc<Inner>,
+    request: Request<Body>,
+) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+    Box::pin(async move { Ok(inner.serve(request).await) })
 }
