@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -42,15 +43,90 @@ pub(crate) trait Sink: Send + Sync {
     fn bookmark(&self, version: &str);
 }
 
+/// A [`Sink`] that takes texts, so that what follows a watch is the same code
+/// for all kinds: dozens of copies of it would lie in memory.
+trait Texts: Send + Sync {
+    /// Begins to take all objects there are.
+    fn list<'a>(&'a self, resource: &'a Resource) -> Box<dyn Listing + 'a>;
+    fn apply(&self, resource: &Resource, object: &RawValue);
+    fn remove(&self, resource: &Resource, object: &RawValue);
+    fn bookmark(&self, version: &str);
+}
+
+/// A list that is being read, page by page.
+trait Listing: Send {
+    fn add(&mut self, object: &RawValue);
+    /// Forgets what was read: it begins again.
+    fn clear(&mut self);
+    /// That was all there is at this version.
+    fn finish(self: Box<Self>, version: &str);
+}
+
+impl<S: Sink> Texts for S {
+    fn list<'a>(&'a self, resource: &'a Resource) -> Box<dyn Listing + 'a> {
+        Box::new(Listed {
+            sink: self,
+            resource,
+            objects: Vec::new(),
+        })
+    }
+
+    fn apply(&self, resource: &Resource, object: &RawValue) {
+        if let Some(object) = decode(resource, object) {
+            Sink::apply(self, object);
+        }
+    }
+
+    fn remove(&self, resource: &Resource, object: &RawValue) {
+        if let Some(object) = decode(resource, object) {
+            Sink::remove(self, object);
+        }
+    }
+
+    fn bookmark(&self, version: &str) {
+        Sink::bookmark(self, version);
+    }
+}
+
+struct Listed<'a, S: Sink> {
+    sink: &'a S,
+    resource: &'a Resource,
+    objects: Vec<S::Object>,
+}
+
+impl<S: Sink> Listing for Listed<'_, S> {
+    fn add(&mut self, object: &RawValue) {
+        self.objects.extend(decode(self.resource, object));
+    }
+
+    fn clear(&mut self) {
+        self.objects.clear();
+    }
+
+    fn finish(self: Box<Self>, version: &str) {
+        self.sink.replace(self.objects, version);
+    }
+}
+
 /// Feeds `sink` until `shutdown`.
 ///
 /// A resource that is not served counts as empty; it is asked for again now
 /// and then.
-pub(crate) async fn watch<S: Sink>(
+pub(crate) fn watch<'a, S: Sink>(
+    api: &'a Api,
+    resource: &'a Resource,
+    selection: Selection,
+    sink: &'a S,
+    shutdown: &'a CancellationToken,
+) -> BoxFuture<'a, ()> {
+    Box::pin(watch_texts(api, resource, selection, sink, shutdown))
+}
+
+async fn watch_texts(
     api: &Api,
     resource: &Resource,
     selection: Selection,
-    sink: &S,
+    sink: &dyn Texts,
     shutdown: &CancellationToken,
 ) {
     let work = async {
@@ -60,7 +136,7 @@ pub(crate) async fn watch<S: Sink>(
                 Ok(()) => {}
                 Err(error) if error.is_not_found() => {
                     tracing::debug!(%error, "resource is not served");
-                    sink.replace(Vec::new(), "");
+                    sink.list(resource).finish("");
                     pause = MAX_PAUSE;
                 }
                 Err(error) => tracing::warn!(%error, "watch failed"),
@@ -76,11 +152,11 @@ pub(crate) async fn watch<S: Sink>(
 }
 
 /// One list and the watches that follow it, until a new list is needed.
-async fn cycle<S: Sink>(
+async fn cycle(
     api: &Api,
     resource: &Resource,
     selection: Selection,
-    sink: &S,
+    sink: &dyn Texts,
     pause: &mut Duration,
 ) -> Result<(), Error> {
     let query = Query {
@@ -140,13 +216,13 @@ struct PageMeta<'a> {
     token: std::borrow::Cow<'a, str>,
 }
 
-async fn list<S: Sink>(
+async fn list(
     api: &Api,
     resource: &Resource,
     query: &Query<'_>,
-    sink: &S,
+    sink: &dyn Texts,
 ) -> Result<String, Error> {
-    let mut objects = Vec::new();
+    let mut objects = sink.list(resource);
     let mut token = String::new();
     loop {
         let text = match api.list_page(resource, query, PAGE, &token).await {
@@ -163,13 +239,11 @@ async fn list<S: Sink>(
             source,
         })?;
         for item in page.items.unwrap_or_default() {
-            if let Some(object) = decode(resource, item) {
-                objects.push(object);
-            }
+            objects.add(item);
         }
         if page.metadata.token.is_empty() {
             let version = page.metadata.resource_version.into_owned();
-            sink.replace(objects, &version);
+            objects.finish(&version);
             return Ok(version);
         }
         token = page.metadata.token.into_owned();
@@ -216,11 +290,11 @@ struct Version {
     resource_version: String,
 }
 
-async fn follow<S: Sink>(
+async fn follow(
     api: &Api,
     resource: &Resource,
     query: &Query<'_>,
-    sink: &S,
+    sink: &dyn Texts,
     version: &mut String,
     seconds: u64,
 ) -> Result<End, Error> {
@@ -240,16 +314,8 @@ async fn follow<S: Sink>(
         let event: Line<'_> = serde_json::from_slice(line).map_err(bad)?;
         let head: Versioned = serde_json::from_str(event.object.get()).map_err(bad)?;
         match event.kind.as_ref() {
-            "ADDED" | "MODIFIED" => {
-                if let Some(object) = decode(resource, event.object) {
-                    sink.apply(object);
-                }
-            }
-            "DELETED" => {
-                if let Some(object) = decode(resource, event.object) {
-                    sink.remove(object);
-                }
-            }
+            "ADDED" | "MODIFIED" => sink.apply(resource, event.object),
+            "DELETED" => sink.remove(resource, event.object),
             "BOOKMARK" => sink.bookmark(&head.metadata.resource_version),
             "ERROR" if head.code == 410 => return Ok(End::Relist),
             _ => {
