@@ -18,8 +18,11 @@ const HEAPS: libc::c_int = 2;
 /// is over after a minute or uses the memory again.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// The stack of the thread that does it, in bytes: its deepest call reads a
-/// small file.
+/// Bytes of a page; what is let go of is rounded up to whole ones.
+const PAGE: usize = 4096;
+
+/// The stack of the thread that does it, in bytes: its calls are
+/// shallow.
 const STACK: usize = 64 << 10;
 
 /// Keeps the process to few heaps, and has memory given back now and then. To
@@ -35,37 +38,53 @@ pub fn economise() {
             // SAFETY: it takes the allocator's own locks and touches only what
             // is free.
             unsafe { libc::malloc_trim(0) };
-            unmap_code();
+            unmap_program();
         }
     });
 }
 
-/// Lets go of the program's code. What runs next is mapped again from the page
-/// cache, 64 KiB at a time, in about a microsecond each.
-fn unmap_code() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let Some((start, length)) = code(&maps, unmap_code as *const () as usize) else {
-        return;
-    };
-    // SAFETY: the range is a mapping of the program's file that nobody can
-    // write to, so that its pages are those of the file, and come back as they
-    // were.
-    unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+/// Lets go of what is mapped of the program's file and cannot be written to:
+/// code, constants, tables of the start. What is used next is mapped again from
+/// the page cache, 64 KiB at a time, in about a microsecond each.
+fn unmap_program() {
+    for (start, length) in read_only() {
+        // SAFETY: the range is a mapping of the program's file that was never
+        // writable, so that its pages are those of the file, and come back as
+        // they were.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
 }
 
-/// Start and length of the mapping, readable and executable alone, of a file,
-/// that has an address; from the text of a `/proc/PID/maps`.
-fn code(maps: &str, address: usize) -> Option<(usize, usize)> {
-    maps.lines().find_map(|line| {
-        let mut columns = line.split_whitespace();
-        let (start, end) = columns.next()?.split_once('-')?;
-        let start = usize::from_str_radix(start, 16).ok()?;
-        let end = usize::from_str_radix(end, 16).ok()?;
-        let private_code = columns.next()? == "r-xp";
-        let of_a_file = columns.nth(2)? != "0";
-        let here = (start..end).contains(&address);
-        (private_code && of_a_file && here).then_some((start, end - start))
-    })
+/// Start and length of each segment of the program that was never writable, in
+/// whole pages. A segment that the start has written to and then protected is
+/// none of them.
+fn read_only() -> Vec<(usize, usize)> {
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    // SAFETY: the callback is called before this returns, with that pointer.
+    unsafe { libc::dl_iterate_phdr(Some(add_read_only), (&raw mut found).cast()) };
+    found
+}
+
+/// Adds the segments of the first object, which is the program itself.
+unsafe extern "C" fn add_read_only(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    found: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the caller passes a description that is valid during the call,
+    // with as many headers as it says, and what it was given itself.
+    let (info, found) = unsafe { (&*info, &mut *found.cast::<Vec<(usize, usize)>>()) };
+    // SAFETY: as above.
+    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    for header in headers {
+        let address = info.dlpi_addr.wrapping_add(header.p_vaddr) as usize;
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+            let start = address & !(PAGE - 1);
+            let end = (address + header.p_memsz as usize).next_multiple_of(PAGE);
+            found.push((start, end - start));
+        }
+    }
+    1
 }
 
 #[cfg(test)]
@@ -73,24 +92,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_the_program_is_let_go() {
-        let maps = "\
-1000-2000 r--p 00000000 fe:00 42    /bin/program
-2000-5000 r-xp 00001000 fe:00 42    /bin/program
-5000-6000 rw-p 00004000 fe:00 42    /bin/program
-6000-7000 r-xp 00000000 00:00 0
-";
-        assert_eq!(code(maps, 0x2fff), Some((0x2000, 0x3000)));
-        for address in [0x1fff, 0x5000, 0x6000, 0x7000] {
-            assert_eq!(code(maps, address), None, "{address:x}");
-        }
+    fn only_what_was_never_written_is_let_go() {
+        let found = read_only();
+        let holds = |address: usize| {
+            found
+                .iter()
+                .any(|(start, length)| (*start..start + length).contains(&address))
+        };
+        static CONSTANT: [u8; 4] = *b"text";
+        static CORRECTED: [&str; 2] = ["pointers", "to text"];
+        assert!(holds(unmap_program as *const () as usize));
+        assert!(holds(CONSTANT.as_ptr() as usize));
+        // The start writes the program's place into these.
+        assert!(!holds(CORRECTED.as_ptr() as usize));
+        assert!(!holds((&raw const found).addr()));
     }
 
     #[test]
-    fn the_program_runs_on_when_its_code_was_let_go() {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        assert!(code(&maps, unmap_code as *const () as usize).is_some());
-        unmap_code();
+    fn the_program_runs_on_when_it_was_let_go() {
+        unmap_program();
         assert_eq!("12".parse(), Ok(12));
     }
 }
