@@ -35,6 +35,10 @@ const ROW_OVERHEAD: u64 = 64;
 /// How long housekeeping that failed, as on a full disk, is left alone.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long a reader without use stays open: longer than the pauses of whoever
+/// reads now and then.
+const READERS_REST: Duration = Duration::from_secs(60);
+
 /// TTLs are rounded up to a sixteenth, but not by more than this: events that
 /// were written together expire together, with one wake-up a minute.
 const MAX_TTL_ROUNDING: u64 = 60_000;
@@ -47,6 +51,8 @@ pub(super) struct Writer {
     ledger: Ledger,
     /// Housekeeping failed and is to be tried again then.
     retry: Option<Instant>,
+    /// When it last looked for readers without use.
+    looked: Instant,
 }
 
 /// What the writer knows about the database; rolled back with it.
@@ -106,6 +112,7 @@ impl Writer {
             history: History::new(retention, latest, Instant::now()),
             ledger,
             retry: None,
+            looked: Instant::now(),
         })
     }
 
@@ -138,6 +145,12 @@ impl Writer {
         self.retry = self.retry.filter(|retry| *retry > now);
         if first.is_some() || self.housekeeping_due(now).is_some_and(|due| due <= now) {
             self.commit(connection, first);
+        }
+        // After what others wait for; nothing wakes up for it.
+        if now.duration_since(self.looked) >= READERS_REST {
+            self.shared.getters.close_unused(self.looked);
+            self.shared.listers.close_unused(self.looked);
+            self.looked = now;
         }
     }
 
