@@ -16,6 +16,7 @@ use coracle_machinery::{ApiError, GroupResource};
 use coracle_store::{Event, Revision, Store, StoreError, WatchMessage, WatchStream};
 use futures::StreamExt;
 use tokio::sync::{OnceCell, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Resource;
@@ -28,6 +29,8 @@ use crate::sync::{lock, read, write};
 const RING_EVENTS: usize = 512;
 /// Bytes kept per resource, so that large objects do not add up.
 const RING_BYTES: usize = 1 << 20;
+/// How long they are kept at most: an idle server holds none.
+const RING_AGE: Duration = Duration::from_secs(60);
 /// Events waiting for one watcher: what a client may lag behind.
 const QUEUE_EVENTS: usize = 1024;
 /// Bytes waiting for one watcher.
@@ -197,7 +200,8 @@ struct Watcher {
 }
 
 struct State {
-    ring: VecDeque<Arc<HubEvent>>,
+    /// The last events and when they came.
+    ring: VecDeque<(Instant, Arc<HubEvent>)>,
     ring_bytes: usize,
     /// The ring holds every event after this revision.
     floor: Revision,
@@ -266,6 +270,7 @@ impl Hub {
                     }
                     Some(Ok(WatchMessage::Progress(revision))) => {
                         self.seen.fetch_max(revision, Ordering::AcqRel);
+                        self.lock().trim(Instant::now());
                     }
                     Some(Err(StoreError::Closed)) => return,
                     Some(Err(error)) => break error.to_string(),
@@ -313,10 +318,11 @@ impl Hub {
             listener(resource, &event.entry.key);
         }
         let mut state = self.lock();
+        let now = Instant::now();
         for event in events {
             let event = Arc::new(HubEvent::new(event));
             state.watchers.retain(|_, w| w.offer(&event));
-            state.keep(event);
+            state.keep(now, event);
         }
         self.seen.fetch_max(last, Ordering::AcqRel);
     }
@@ -354,7 +360,8 @@ impl Hub {
             Some(after) if after < state.floor => return None,
             Some(after) => {
                 let wanted = |e: &&Arc<HubEvent>| e.revision() > after && scope.admits(e.key());
-                state.ring.iter().filter(wanted).cloned().collect()
+                let held = state.ring.iter().map(|(_, event)| event);
+                held.filter(wanted).cloned().collect()
             }
             None => VecDeque::new(),
         };
@@ -392,15 +399,28 @@ impl Hub {
 }
 
 impl State {
-    fn keep(&mut self, event: Arc<HubEvent>) {
+    fn keep(&mut self, now: Instant, event: Arc<HubEvent>) {
         self.ring_bytes += event.size();
-        self.ring.push_back(event);
-        while self.ring.len() > RING_EVENTS || self.ring_bytes > RING_BYTES {
-            let Some(old) = self.ring.pop_front() else {
-                break;
-            };
+        self.ring.push_back((now, event));
+        self.trim(now);
+    }
+
+    /// Lets go of events that are too old or too many.
+    fn trim(&mut self, now: Instant) {
+        let too_much = |state: &Self, came: Instant| {
+            state.ring.len() > RING_EVENTS
+                || state.ring_bytes > RING_BYTES
+                || now.duration_since(came) >= RING_AGE
+        };
+        while let Some((came, old)) = self.ring.front()
+            && too_much(self, *came)
+        {
             self.ring_bytes -= old.size();
             self.floor = old.revision();
+            self.ring.pop_front();
+        }
+        if self.ring.is_empty() {
+            self.ring.shrink_to_fit();
         }
     }
 }
@@ -522,5 +542,47 @@ impl Hubs {
             }
         }
         Arc::clone(write(&self.hubs).entry(storage.clone()).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coracle_store::KeyValue;
+
+    fn event(revision: Revision) -> Arc<HubEvent> {
+        let entry = KeyValue {
+            key: "/registry/pods/a".into(),
+            value: Bytes::from_static(b"{}"),
+            create_revision: revision,
+            mod_revision: revision,
+        };
+        Arc::new(HubEvent::new(Arc::new(Event {
+            entry,
+            previous: None,
+            deleted: false,
+        })))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_events_are_let_go() {
+        let mut state = State {
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            floor: 1,
+            watchers: HashMap::new(),
+            next_id: 0,
+        };
+        state.keep(Instant::now(), event(2));
+        tokio::time::advance(RING_AGE / 2).await;
+        state.keep(Instant::now(), event(3));
+        assert_eq!((state.ring.len(), state.floor), (2, 1));
+        tokio::time::advance(RING_AGE / 2).await;
+        state.trim(Instant::now());
+        assert_eq!((state.ring.len(), state.floor), (1, 2));
+        tokio::time::advance(RING_AGE).await;
+        state.trim(Instant::now());
+        assert_eq!((state.ring.len(), state.floor), (0, 3));
+        assert_eq!(state.ring_bytes, 0);
     }
 }

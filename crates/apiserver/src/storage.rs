@@ -2,14 +2,17 @@
 //! behind [`Objects`](crate::objects::Objects).
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use coracle_machinery::{ApiError, GroupResource, Reason};
 use coracle_store::{
     Expect, KeyValue, ListRequest, Outcome, Page, Revision, Store, StoreError, Write,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec;
@@ -26,6 +29,9 @@ const CACHED_OBJECT_BYTES: usize = 64 << 10;
 const CACHED_LIST: usize = 2048;
 /// Lists kept: a few cluster-wide ones, and one for each busy namespace.
 const CACHED_LISTS: usize = 256;
+/// How long parsed objects are kept without use: at least so long, and until
+/// the next change of any object after twice as long.
+const CACHED_UNUSED: Duration = Duration::from_secs(60);
 /// Keys read at a time where a whole resource is walked.
 const WALK_PAGE: usize = 500;
 
@@ -96,16 +102,79 @@ pub fn parse_served(
     Ok(resource.to_served(codec::parse(stored, revision)?))
 }
 
-#[derive(Default)]
 struct Cache {
-    objects: HashMap<String, Arc<Value>>,
+    objects: HashMap<String, Kept<Arc<Value>>>,
     /// By storage name and namespace: the generation that it was read at.
-    lists: HashMap<(GroupResource, String), CachedList>,
+    lists: HashMap<(GroupResource, String), Kept<CachedList>>,
+    /// When what was not used was last let go.
+    swept: Instant,
 }
 
 struct CachedList {
     generation: u64,
     objects: Vec<Arc<Value>>,
+}
+
+/// Something cached.
+struct Kept<T> {
+    value: T,
+    /// Since the last sweep.
+    used: bool,
+}
+
+impl<T> Kept<T> {
+    fn new(value: T) -> Self {
+        let used = true;
+        Self { value, used }
+    }
+
+    fn get(&mut self) -> &T {
+        self.used = true;
+        &self.value
+    }
+
+    fn stays(&mut self) -> bool {
+        std::mem::take(&mut self.used)
+    }
+}
+
+/// What a sweep has let go of. Dropping it takes a while.
+#[must_use]
+struct Swept {
+    _objects: Vec<Kept<Arc<Value>>>,
+    _lists: Vec<Kept<CachedList>>,
+}
+
+impl Cache {
+    fn new() -> Self {
+        Self {
+            objects: HashMap::new(),
+            lists: HashMap::new(),
+            swept: Instant::now(),
+        }
+    }
+
+    /// Now and then, takes out what was not used since the last time: what a
+    /// start looked at once would stay for good.
+    fn sweep(&mut self) -> Option<Swept> {
+        let now = Instant::now();
+        if now.duration_since(self.swept) < CACHED_UNUSED {
+            return None;
+        }
+        self.swept = now;
+        let swept = Swept {
+            _objects: unused(&mut self.objects),
+            _lists: unused(&mut self.lists),
+        };
+        Some(swept)
+    }
+}
+
+fn unused<K: Eq + Hash, T>(kept: &mut HashMap<K, Kept<T>>) -> Vec<Kept<T>> {
+    let gone = kept.extract_if(|_, kept| !kept.stays());
+    let gone = gone.map(|(_, value)| value).collect();
+    kept.shrink_to_fit();
+    gone
 }
 
 /// The store with what the pipeline keeps beside it.
@@ -124,12 +193,17 @@ pub struct Storage {
 impl Storage {
     /// Serves the registry's resources out of the store until `stop`.
     pub fn new(store: Arc<dyn Store>, registry: Arc<Registry>, stop: CancellationToken) -> Self {
-        let cache = Arc::new(Mutex::new(Cache::default()));
+        let cache = Arc::new(Mutex::new(Cache::new()));
         let epoch = Arc::new(AtomicU64::new(0));
         let (forgetful, counter) = (Arc::clone(&cache), Arc::clone(&epoch));
         let listener = Arc::new(move |_: &GroupResource, key: &str| {
             counter.fetch_add(1, Ordering::AcqRel);
-            lock(&forgetful).objects.remove(key);
+            let swept = {
+                let mut cache = lock(&forgetful);
+                cache.objects.remove(key);
+                cache.sweep()
+            };
+            drop(swept);
         });
         Self {
             hubs: Hubs::new(Arc::clone(&store), listener, stop),
@@ -216,8 +290,8 @@ impl Storage {
         // The hub's events keep the cache true.
         self.hubs.get(&resource).await?;
         let key = resource.key(namespace, name);
-        if let Some(object) = lock(&self.cache).objects.get(&key) {
-            return Ok(Some(Arc::clone(object)));
+        if let Some(object) = lock(&self.cache).objects.get_mut(&key) {
+            return Ok(Some(Arc::clone(object.get())));
         }
         let epoch = self.epoch.load(Ordering::Acquire);
         let Some(kv) = self.store.get(&key).await.map_err(store_error)? else {
@@ -230,7 +304,8 @@ impl Storage {
                 if cache.objects.len() >= CACHED_OBJECTS {
                     cache.objects.clear();
                 }
-                cache.objects.insert(key, Arc::clone(&object));
+                let object = Kept::new(Arc::clone(&object));
+                cache.objects.insert(key, object);
             }
         }
         Ok(Some(object))
@@ -249,10 +324,10 @@ impl Storage {
         let hub: Arc<Hub> = self.hubs.get(&resource).await?;
         let generation = hub.generation();
         let cache_key = (resource.storage.clone(), namespace.to_owned());
-        if let Some(list) = lock(&self.cache).lists.get(&cache_key)
-            && list.generation == generation
+        if let Some(list) = lock(&self.cache).lists.get_mut(&cache_key)
+            && list.value.generation == generation
         {
-            return Ok(list.objects.clone());
+            return Ok(list.get().objects.clone());
         }
         let mut list = Vec::new();
         let mut request = ListRequest {
@@ -277,7 +352,7 @@ impl Storage {
         }
         if list.len() <= CACHED_LIST {
             let mut cache = lock(&self.cache);
-            let held: usize = cache.lists.values().map(|l| l.objects.len()).sum();
+            let held: usize = cache.lists.values().map(|l| l.value.objects.len()).sum();
             if cache.lists.len() >= CACHED_LISTS || held + list.len() > CACHED_OBJECTS {
                 cache.lists.clear();
             }
@@ -286,7 +361,7 @@ impl Storage {
                 generation,
                 objects,
             };
-            cache.lists.insert(cache_key, list);
+            cache.lists.insert(cache_key, Kept::new(list));
         }
         Ok(list)
     }
@@ -306,4 +381,33 @@ impl Storage {
 /// True if the text can be one segment of a key.
 pub fn key_part(text: &str) -> bool {
     !text.is_empty() && !text.contains('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_used_is_let_go() {
+        let mut cache = Cache::new();
+        let object = || Kept::new(Arc::new(json!({})));
+        for name in ["used", "unused"] {
+            cache.objects.insert(name.into(), object());
+        }
+        let key = (GroupResource::new("", "pods"), String::new());
+        let list = CachedList {
+            generation: 1,
+            objects: Vec::new(),
+        };
+        cache.lists.insert(key, Kept::new(list));
+        assert!(cache.sweep().is_none(), "too soon");
+        tokio::time::advance(CACHED_UNUSED).await;
+        drop(cache.sweep());
+        assert_eq!((cache.objects.len(), cache.lists.len()), (2, 1));
+        tokio::time::advance(CACHED_UNUSED).await;
+        cache.objects.get_mut("used").unwrap().get();
+        drop(cache.sweep());
+        assert!(cache.objects.contains_key("used"));
+        assert_eq!((cache.objects.len(), cache.lists.len()), (1, 0));
+    }
 }
