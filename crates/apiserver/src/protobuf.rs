@@ -134,7 +134,7 @@ fn table() -> &'static Table {
             .take(TABLE_MAX)
             .read_to_string(&mut text)
             .expect("the table is part of the program and a test reads it");
-        let text: &'static str = text.leak();
+        let text: &'static str = Box::leak(text.into_boxed_str());
         let mut found = Table {
             lines: Vec::new(),
             by_name: HashMap::new(),

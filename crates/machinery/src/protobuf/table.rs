@@ -131,7 +131,7 @@ impl Table {
             .read_to_string(&mut table)
             .expect("the table is part of the program and a test reads it");
         table.shrink_to_fit();
-        let table: &'static str = table.leak();
+        let table: &'static str = Box::leak(table.into_boxed_str());
         let mut messages = Vec::new();
         let mut by_kind = HashMap::new();
         for (index, line) in (0_u16..).zip(table.lines()) {

@@ -33,7 +33,8 @@ struct Entry {
     name: &'static str,
     kinds: &'static str,
     facts: &'static str,
-    node: OnceLock<Node>,
+    /// Apart, since most types are never used and a node is large.
+    node: OnceLock<Box<Node>>,
 }
 
 /// The table of built-in types. The first call unpacks it, which takes about
@@ -50,7 +51,7 @@ impl Builtin {
             .take(TABLE_MAX)
             .read_to_string(&mut table)
             .expect("the table is part of the program and a test reads it");
-        let table: &'static str = table.leak();
+        let table: &'static str = Box::leak(table.into_boxed_str());
         let mut types = Vec::new();
         let mut by_name = HashMap::new();
         let mut by_kind = HashMap::new();
@@ -127,7 +128,7 @@ impl Builtin {
                 .expect("the table is part of the program and a test reads it all");
             let mut node = self.node_of(&facts);
             node.name = Some(entry.name);
-            node
+            Box::new(node)
         })
     }
 
