@@ -11,9 +11,12 @@ use crate::manifests::{API_PORT, DNS_PORT, ServiceFacts, Tenant, add_texts};
 /// Ports at which a host's API server is found, before and behind its Service.
 const HOST_API_PORTS: [u16; 3] = [443, 6443, 8443];
 
-/// How many objects of each custom resource may flow where there is a quota that
-/// does not name them: as many as it allows ConfigMaps by default.
-const CUSTOM_OBJECTS: &str = "100";
+/// How many objects of each custom resource, and network policies, may flow
+/// where there is a quota that does not name them: as many as it allows
+/// ConfigMaps by default.
+const CHOSEN_OBJECTS: &str = "100";
+/// The key under which a quota counts network policies.
+const NETWORK_POLICIES: &str = "count/networkpolicies.networking.k8s.io";
 
 impl Tenant<'_> {
     /// The policies that the values ask for, before the pods that they bound,
@@ -116,10 +119,19 @@ impl Tenant<'_> {
         );
         let mut hard = quantities(&choice.quota);
         // What flows by the values' choice is counted too, unless they say how.
-        for (name, custom) in &self.config.sync.to_host.custom_resources {
-            let counted = format!("count/{}", name.split('/').next().unwrap_or(name));
-            if custom.enabled && hard.get(&counted).is_none() {
-                hard[counted] = CUSTOM_OBJECTS.into();
+        let to_host = &self.config.sync.to_host;
+        let mut counted = Vec::new();
+        for (name, custom) in &to_host.custom_resources {
+            if custom.enabled {
+                counted.push(format!("count/{}", name.split('/').next().unwrap_or(name)));
+            }
+        }
+        if to_host.network_policies.enabled {
+            counted.push(NETWORK_POLICIES.to_owned());
+        }
+        for key in counted {
+            if hard.get(&key).is_none() {
+                hard[key] = CHOSEN_OBJECTS.into();
             }
         }
         let mut spec = json!({"hard": hard});
@@ -282,6 +294,21 @@ mod tests {
         assert_eq!(all[1]["metadata"]["ownerReferences"][0]["uid"], "u");
         assert_eq!(all[1]["spec"]["hard"]["requests.cpu"], "3");
         assert_eq!(all[1]["spec"]["hard"]["count/pods"], "20");
+    }
+
+    #[test]
+    fn a_quota_counts_network_policies_where_they_flow() {
+        let counted = |values: &str| {
+            let quota = format!("policies: {{resourceQuota: {{enabled: true{values}");
+            let all = rendered(&quota);
+            let hard = &all[1]["spec"]["hard"];
+            hard.get(NETWORK_POLICIES).cloned()
+        };
+        assert_eq!(counted("}}"), None);
+        let sync = "sync: {toHost: {networkPolicies: {enabled: true}}}";
+        assert_eq!(counted(&format!("}}}}\n{sync}")), Some(json!("100")));
+        let own = format!(", quota: {{{NETWORK_POLICIES}: 7}}}}}}\n{sync}");
+        assert_eq!(counted(&own), Some(json!("7")));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -39,13 +40,30 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync,
     K: 'static,
 {
+    watch_edited(client, stop, move |event| match event {
+        Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) => trim(object),
+        Event::Init | Event::InitDone => {}
+    })
+}
+
+/// As [`watch`], and keeps what `edit` leaves of what happens, in order.
+pub(crate) fn watch_edited<K>(
+    client: &kube::Client,
+    stop: &CancellationToken,
+    mut edit: impl FnMut(&mut Event<K>) + Send + 'static,
+) -> Watched<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync,
+    K: 'static,
+{
     let (store, writer) = reflector::store();
     let changed = Arc::new(Notify::new());
     let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
         .default_backoff()
-        .modify(move |object| {
-            object.managed_fields_mut().clear();
-            trim(object);
+        .modify(|object| object.managed_fields_mut().clear())
+        .map_ok(move |mut event| {
+            edit(&mut event);
+            event
         })
         .reflect(writer);
     let (stop, notify) = (stop.clone(), Arc::clone(&changed));

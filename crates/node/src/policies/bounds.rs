@@ -158,7 +158,8 @@ fn of_rule(peers: Option<&[NetworkPolicyPeer]>, ports: Option<&[NetworkPolicyPor
     1 + peers.sum::<usize>() + ports.map_or(0, <[_]>::len)
 }
 
-fn of_selector(selector: Option<&LabelSelector>) -> usize {
+/// How much a selector asks for.
+pub fn of_selector(selector: Option<&LabelSelector>) -> usize {
     let labels = selector.iter().flat_map(|s| &s.match_labels);
     let expressions = selector.iter().flat_map(|s| &s.match_expressions).flatten();
     let values = expressions.map(|e| 1 + e.values.as_ref().map_or(0, Vec::len));

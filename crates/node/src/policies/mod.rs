@@ -12,6 +12,7 @@
 
 pub mod bounds;
 pub mod facts;
+mod held;
 pub mod model;
 pub mod part;
 pub mod ranges;
@@ -23,14 +24,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::runtime::watcher::Event;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::agent::NodeConfig;
 use crate::events::Recorder;
 use crate::network::delete_table;
 use crate::nft::{self, ApplyError, Ruleset};
-use crate::watched::{Watched, watch_parts};
+use crate::watched::{Watched, watch_edited, watch_parts};
 use model::{Cache, Model, Observed};
 use report::{Report, Too};
 use ruleset::Settings;
@@ -45,6 +47,10 @@ const SHARE: u32 = 4;
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after a failed write; the next one replaces the whole table.
 const RETRY: Duration = Duration::from_secs(2);
+/// Policies are read again no sooner than this after they were read, if rules
+/// that were dropped are needed: whoever has too many policies and fewer again
+/// must not keep the API server busy.
+const READ_AGAIN: Duration = Duration::from_secs(15);
 /// Most named ports of a pod that count: no pod has that many, but for one that
 /// wants to fill this memory. Names beyond are found by no policy.
 const MAX_NAMED_PORTS: usize = 256;
@@ -110,45 +116,69 @@ pub(crate) async fn run(
     events: Recorder,
     shutdown: CancellationToken,
 ) {
-    let policies = watch_parts::<NetworkPolicy>(&config.client, &shutdown, |policy| {
-        policy.metadata.annotations = None;
-        policy.metadata.labels = None;
-        policy.metadata.owner_references = None;
-    });
-    tokio::select! {
-        _ = policies.store.wait_until_ready() => {}
-        () = shutdown.cancelled() => return,
-    }
+    let Some(policies) = Policies::read(&config.client, &shutdown).await else {
+        return;
+    };
     let mut enforcer = Enforcer {
         policies,
         settings: settings(&node.cluster_cidr, &node.bridge, config.dns),
         table: table_name(&node.rules_table),
         written: None,
         report: Report::new(events),
+        again: false,
         client: config.client,
     };
     while !shutdown.is_cancelled() {
-        if !enforcer.policies.store.is_empty() {
+        if !enforcer.policies.watched.store.is_empty() {
             enforcer.enforce(&shutdown).await;
             continue;
         }
         enforcer.remove().await;
         tokio::select! {
-            () = enforcer.policies.changed.notified() => {}
+            () = enforcer.policies.watched.changed.notified() => {}
             () = shutdown.cancelled() => {}
         }
     }
 }
 
+/// All policies, as much of them as is kept.
+struct Policies {
+    watched: Watched<NetworkPolicy>,
+    since: Instant,
+    /// Ends the watch.
+    _term: DropGuard,
+}
+
+impl Policies {
+    /// Reads and watches them; `None` if `shutdown` comes first.
+    async fn read(client: &kube::Client, shutdown: &CancellationToken) -> Option<Self> {
+        let term = shutdown.child_token();
+        let mut lengths = held::Lengths::default();
+        let edit = move |event: &mut Event<NetworkPolicy>| lengths.trim(event);
+        let watched = watch_edited::<NetworkPolicy>(client, &term, edit);
+        tokio::select! {
+            _ = watched.store.wait_until_ready() => {}
+            () = shutdown.cancelled() => return None,
+        }
+        Some(Self {
+            watched,
+            since: Instant::now(),
+            _term: term.drop_guard(),
+        })
+    }
+}
+
 struct Enforcer {
     client: kube::Client,
-    policies: Watched<NetworkPolicy>,
+    policies: Policies,
     settings: Settings,
     /// The table's name.
     table: String,
     /// What it holds, as far as that is known.
     written: Option<Ruleset>,
     report: Report,
+    /// There are policies that have to be read again.
+    again: bool,
 }
 
 impl Enforcer {
@@ -174,10 +204,10 @@ impl Enforcer {
             () = shutdown.cancelled() => return,
         }
         let mut cache = Cache::default();
-        while !self.policies.store.is_empty() {
+        while !self.policies.watched.store.is_empty() {
             let started = Instant::now();
             let observed = Observed {
-                policies: self.policies.store.state(),
+                policies: self.policies.watched.store.state(),
                 pods: pods.store.state(),
                 namespaces: namespaces.store.state(),
             };
@@ -190,11 +220,25 @@ impl Enforcer {
             };
             cache = back;
             let rested = Instant::now() + pause(started.elapsed());
-            tokio::select! {
-                () = self.policies.changed.notified() => {}
-                () = pods.changed.notified() => {}
-                () = namespaces.changed.notified() => {}
+            let again = self.again.then(|| self.policies.since + READ_AGAIN);
+            let again = async {
+                match again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let read = tokio::select! {
+                () = self.policies.watched.changed.notified() => false,
+                () = pods.changed.notified() => false,
+                () = namespaces.changed.notified() => false,
+                () = again => true,
                 () = shutdown.cancelled() => return,
+            };
+            if read {
+                let Some(policies) = Policies::read(&self.client, shutdown).await else {
+                    return;
+                };
+                self.policies = policies;
             }
             tokio::select! {
                 () = tokio::time::sleep_until(rested.max(Instant::now() + COALESCE)) => {}
@@ -212,17 +256,22 @@ impl Enforcer {
             let model = cache.build(&observed, settings.dns.map(|(ip, _)| ip));
             let rules = ruleset::build(&model, &settings);
             let text = nft::transition(written.as_ref(), &rules, &table);
+            let parts = model.namespaces.values();
+            let mut excess = parts.filter_map(|part| part.excess.as_ref());
+            let again = excess.any(|excess| excess.is_over);
             let too = model.namespaces.into_iter();
             let too = too.filter_map(|(name, part)| Too::of(name, &part));
-            (cache, rules, text, too.collect())
+            let too: Vec<Too> = too.collect();
+            (cache, rules, text, too, again)
         });
-        let (cache, rules, text, too): (_, _, _, Vec<Too>) = match made.await {
+        let (cache, rules, text, too, again) = match made.await {
             Ok(made) => made,
             Err(error) => {
                 tracing::error!(%error, "rules of network policies not made");
                 return None;
             }
         };
+        self.again = again;
         self.report.tell(too, std::time::Instant::now());
         if !text.is_empty()
             && let Err(error) = nft::apply(&text).await

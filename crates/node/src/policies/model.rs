@@ -93,6 +93,9 @@ pub struct Excess {
     pub bound: Bound,
     /// The longest of them.
     pub longest: Arc<NetworkPolicy>,
+    /// There are fewer by now, but the rules of some have been dropped: they
+    /// have to be read again.
+    pub is_over: bool,
 }
 
 /// The rules of a policy.

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::bounds::{self, Bound, Budget};
 use super::facts::{Facts, PodFacts, protocol};
+use super::held;
 use super::model::{Chosen, Direction, Excess, Part, Peers, Policy, Ports, Rule};
 use super::ranges::{self, Ranges};
 use crate::nft::chain_name;
@@ -80,7 +81,7 @@ fn isolated(home: &Home<'_>, policies: &[Arc<NetworkPolicy>], bound: Bound) -> P
     let mut longest: Option<(usize, &Arc<NetworkPolicy>)> = None;
     for policy in policies {
         let Some(spec) = &policy.spec else { continue };
-        let terms = bounds::terms(spec);
+        let terms = held::terms(policy);
         if longest.is_none_or(|(most, _)| terms > most) {
             longest = Some((terms, policy));
         }
@@ -102,6 +103,7 @@ fn isolated(home: &Home<'_>, policies: &[Arc<NetworkPolicy>], bound: Bound) -> P
         excess: longest.map(|(_, policy)| Excess {
             bound,
             longest: Arc::clone(policy),
+            is_over: bound == Bound::Terms && total(policies) <= bounds::MAX_TERMS,
         }),
         ..Part::default()
     }
@@ -109,12 +111,9 @@ fn isolated(home: &Home<'_>, policies: &[Arc<NetworkPolicy>], bound: Bound) -> P
 
 /// The part, unless the policies exceed a bound.
 fn bounded(home: &Home<'_>, policies: &[Arc<NetworkPolicy>]) -> Result<Part, Bound> {
-    let mut terms = 0_usize;
-    for spec in policies.iter().filter_map(|policy| policy.spec.as_ref()) {
-        terms = terms.saturating_add(bounds::terms(spec));
-        if terms > bounds::MAX_TERMS {
-            return Err(Bound::Terms);
-        }
+    // What has lost its rules cannot be enforced, even if there is room again.
+    if total(policies) > bounds::MAX_TERMS || policies.iter().any(|p| held::is_emptied(p)) {
+        return Err(Bound::Terms);
     }
     let mut builder = Builder {
         home,
@@ -129,6 +128,12 @@ fn bounded(home: &Home<'_>, policies: &[Arc<NetworkPolicy>]) -> Result<Part, Bou
         }
     }
     builder.finish()
+}
+
+/// How much policies list, all in all.
+fn total(policies: &[Arc<NetworkPolicy>]) -> usize {
+    let lengths = policies.iter().map(|policy| held::terms(policy));
+    lengths.fold(0, usize::saturating_add)
 }
 
 struct Builder<'a> {

@@ -24,9 +24,9 @@ pub struct Too {
 }
 
 impl Too {
-    /// The namespace, if its policies are too many.
+    /// The namespace, if its policies are still too many.
     pub fn of(namespace: String, part: &Part) -> Option<Self> {
-        let excess = part.excess.as_ref()?;
+        let excess = part.excess.as_ref().filter(|excess| !excess.is_over)?;
         Some(Self {
             namespace,
             bound: excess.bound,

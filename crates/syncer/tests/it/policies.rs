@@ -191,3 +191,30 @@ async fn a_secret_of_someone_else_is_not_overwritten_and_holds_up_no_other() {
         .unwrap();
     assert_eq!(theirs["data"]["config"], "dGhlaXJz");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_tells_of_network_policies_that_are_too_many() {
+    let world = world("sync: {toHost: {networkPolicies: {enabled: true}}}").await;
+    let policies = "/apis/networking.k8s.io/v1/namespaces";
+    let policy = json!({"metadata": {"name": "web"}, "spec": {"podSelector": {}}});
+    world
+        .inside
+        .create(&format!("{policies}/default/networkpolicies"), policy)
+        .await;
+    let name = "web-x-default-x-vc";
+    let host = format!("{policies}/demo/networkpolicies/{name}");
+    let host = world.host.appears(&host).await;
+    let event = json!({
+        "metadata": {"name": format!("{name}.17"), "namespace": "demo"},
+        "involvedObject": {"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
+            "name": name, "namespace": "demo", "uid": object::uid(&host)},
+        "reason": "TooManyNetworkPolicies", "type": "Warning", "count": 1,
+        "message": "There are too many.",
+    });
+    world
+        .host
+        .create("/api/v1/namespaces/demo/events", event)
+        .await;
+    let message = told(&world, "NetworkPolicy", "web").await;
+    assert_eq!(message, "There are too many.");
+}

@@ -93,6 +93,7 @@ pub fn enforced(world: &World) -> Result {
     host.allow_some()?;
     host.egress()?;
     host.seen_from_outside()?;
+    host.too_many()?;
     world.kubectl("delete networkpolicy --all -n np-a")?;
     host.check(&[
         ("np-a", "http://web", true),
@@ -268,6 +269,59 @@ impl<'w> Host<'w> {
             })?;
         }
         Ok(())
+    }
+
+    /// Who has more policies than are enforced is isolated, and alone.
+    fn too_many(&self) -> Result {
+        let own = [
+            ("np-b", "http://B:8080", true),
+            ("np-b", "http://B:9090", true),
+        ];
+        self.check(&own)?;
+        let peer = |n| format!("{{podSelector: {{matchLabels: {{app: x{n}}}}}}}");
+        let peers: Vec<String> = (0..4100).map(peer).collect();
+        let spec = format!(
+            "{{podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{}}, {{from: [{}]}}]}}",
+            peers.join(", ")
+        );
+        let file = self.world.file("crowd.yaml", &policy("crowd", &spec))?;
+        // Not applied: it is too long for the annotation that this leaves.
+        self.world
+            .kubectl(&format!("create -n np-b -f {}", file.display()))?;
+        self.check(&[("np-b", "http://B:8080", false)])?;
+        // Its node reaches it.
+        let curl = format!("curl -sS --max-time 5 http://{}:8080", self.b);
+        has(&self.world.script(&curl)?, "web")?;
+        let events = "get events -n np-b --field-selector reason=TooManyNetworkPolicies -o \
+                      jsonpath={.items[*].involvedObject.name}/{.items[*].type}";
+        self.world.eventually("the owner is told", || {
+            let told = self.world.kubectl(events)?;
+            ensure(told == "crowd/Warning", &told)
+        })?;
+        // Rules of others change as ever.
+        self.apply(&policy("from-outside", "{podSelector: {}, ingress: [{}]}"))?;
+        self.apply(&policy(
+            "of-client",
+            "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{}]}",
+        ))?;
+        self.check(&[("np-a", "http://A:8080", true)])?;
+        // Longer than what is kept of them: once there is room, they are read
+        // again.
+        let except: Vec<String> = (0..12_000)
+            .map(|n| format!("10.{}.{}.0/25", n / 200, n % 200))
+            .collect();
+        let spec = format!(
+            "{{podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{}}, {{from: [{{ipBlock: \
+             {{cidr: 10.0.0.0/8, except: [{}]}}}}]}}]}}",
+            except.join(", ")
+        );
+        let file = self.world.file("long.yaml", &policy("long", &spec))?;
+        self.world
+            .kubectl(&format!("create -n np-b -f {}", file.display()))?;
+        self.world.kubectl("delete networkpolicy crowd -n np-b")?;
+        self.check(&own)?;
+        self.world.kubectl("delete networkpolicy long -n np-b")?;
+        self.check(&own)
     }
 
     /// Services for the outside lead to pods, whose policies see the client.

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::runtime::watcher::Event;
+
 use super::*;
 use crate::policies::bounds::{Bound, MAX_MEMBERS, MAX_RULES, MAX_SETS, MAX_TERMS, SHARED, terms};
+use crate::policies::held::Lengths;
 use crate::policies::{COALESCE, MAX_PAUSE, keep_of_pod, pause};
 
 fn policy(namespace: &str, name: &str, spec: &Value) -> Value {
@@ -214,6 +218,42 @@ fn no_neighbour_pushes_a_namespace_over_its_bounds() {
     let others = (0..2000).map(|n| pod("b", &format!("c{n}"), &ip(n)));
     all.pods.extend(others.map(read));
     assert!(model(&all).namespaces["a"].excess.is_none());
+}
+
+/// What is kept of too many policies still tells which pods they choose, also
+/// when most of them have gone.
+#[test]
+fn policies_whose_rules_were_dropped_isolate() {
+    let spec = json!({"podSelector": app("web"), "ingress": [{}, {"from": labelled(4000)}]});
+    let mut lengths = Lengths::default();
+    let mut watched = |policy: &Arc<NetworkPolicy>| {
+        let mut event = Event::Apply((**policy).clone());
+        lengths.trim(&mut event);
+        match event {
+            Event::Apply(policy) => Arc::new(policy),
+            _ => panic!(),
+        }
+    };
+    let mut all = observed(&[spec.clone(), spec.clone(), spec]);
+    let whole = all.policies.clone();
+    let mut isolated = |policies: &[Arc<NetworkPolicy>]| {
+        all.policies = policies.to_vec();
+        let model = model(&all);
+        let excess = model.namespaces["a"].excess.as_ref();
+        let rules = ruleset::build(&model, &settings());
+        let packet = Packet {
+            from: WORLD,
+            to: A_WEB,
+            protocol: "tcp",
+            port: 1,
+        };
+        assert_eq!(passes(&rules, "forward", packet), excess.is_none());
+        excess.map(|excess| (excess.bound, excess.is_over))
+    };
+    let kept: Vec<_> = whole.iter().map(&mut watched).collect();
+    assert_eq!(isolated(&kept), Some((Bound::Terms, false)));
+    assert_eq!(isolated(&kept[2..]), Some((Bound::Terms, true)));
+    assert_eq!(isolated(&whole[2..]), None);
 }
 
 #[test]
