@@ -12,6 +12,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// Most objects that are read at once: each may have two MiB, and of many only
+/// a small part is kept.
+const PAGE: u32 = 100;
+
 /// All objects of a kind, and word of their changes.
 pub(crate) struct Watched<K: Resource<DynamicType = ()> + 'static> {
     pub store: Store<K>,
@@ -58,7 +62,8 @@ where
 {
     let (store, writer) = reflector::store();
     let changed = Arc::new(Notify::new());
-    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+    let config = watcher::Config::default().page_size(PAGE);
+    let stream = watcher(Api::<K>::all(client.clone()), config)
         .default_backoff()
         .modify(|object| object.managed_fields_mut().clear())
         .map_ok(move |mut event| {

@@ -214,7 +214,7 @@ impl Enforcer {
             let Some(back) = self.step(observed, cache).await else {
                 cache = Cache::default();
                 tokio::select! {
-                    () = tokio::time::sleep(RETRY) => continue,
+                    () = tokio::time::sleep(RETRY.max(pause(started.elapsed()))) => continue,
                     () = shutdown.cancelled() => return,
                 }
             };
