@@ -343,6 +343,15 @@ impl Hub {
         self.generation.fetch_max(revision, Ordering::AcqRel);
     }
 
+    /// Notes that somebody was shown the state at this revision, perhaps before
+    /// its event arrived, so that caches do not serve what is older: a watcher
+    /// is not told of that change again, and whoever reads for it must find it.
+    pub fn note_shown(&self, revision: Revision) {
+        if self.seen() < revision {
+            self.generation.fetch_max(revision, Ordering::AcqRel);
+        }
+    }
+
     /// How many watchers there are.
     pub fn watchers(&self) -> usize {
         self.lock().watchers.len()
@@ -457,6 +466,11 @@ impl Subscription {
         let event = self.receiver.recv().await?;
         self.queued_bytes.fetch_sub(event.size(), Ordering::AcqRel);
         Some(event)
+    }
+
+    /// The hub that it is of.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// The revision up to which this watcher has seen everything, if nothing

@@ -178,6 +178,7 @@ pub async fn watch(
                 });
             } else {
                 position = storage.store.revision().await.map_err(store_error)?;
+                hub.note_shown(position);
             }
             (Source::Hub(subscription), position)
         }
@@ -289,6 +290,9 @@ impl Watching {
     /// A page of the initial state, and the bookmark after the last one.
     async fn initial_page(&mut self, mut initial: Initial) -> Result<Bytes, ApiError> {
         let mut page = self.storage.list(initial.request.clone()).await?;
+        if let Source::Hub(subscription) = &self.source {
+            subscription.hub().note_shown(page.revision);
+        }
         self.resource.serve_items(&mut page.items).await?;
         let mut out = Vec::new();
         for item in &page.items {

@@ -4,6 +4,7 @@
 mod compaction;
 mod pool;
 mod queue;
+mod reading;
 mod retention;
 mod rows;
 mod schema;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::hub::Hub;
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
 };
 use pool::{Pool, Slot};
 use queue::{Job, Queue};
+use reading::Readers;
 pub use retention::Retention;
 
 /// Connections for lists and replays, each used by one at a time: as many as
@@ -75,9 +77,7 @@ struct Shared {
     /// For single keys, on the caller's thread.
     getters: Pool,
     /// For longer reads, on blocking threads.
-    listers: Pool,
-    /// One permit for each lister: who waits holds no thread.
-    lists: Arc<Semaphore>,
+    listers: Arc<Readers>,
 }
 
 impl SqliteStore {
@@ -232,8 +232,7 @@ impl Shared {
             latest: AtomicU64::new(bounds.latest),
             compacted: AtomicU64::new(bounds.compacted),
             getters,
-            listers,
-            lists: Arc::new(Semaphore::new(LISTERS)),
+            listers: Readers::new(listers, LISTERS),
         }
     }
 
@@ -252,26 +251,13 @@ impl Shared {
 
     /// Reads on a blocking thread.
     async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
+        &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = Arc::clone(&self.lists).acquire_owned().await;
-        let permit = permit.map_err(|_| StoreError::Closed)?;
-        let shared = Arc::clone(self);
-        let reading = tokio::task::spawn_blocking(move || {
-            let result = read(shared.listers.lease().connection()?);
-            drop(permit);
-            result
-        });
-        reading
-            .await
-            .map_err(|error| StoreError::Backend(format!("a read failed: {error}")))?
+        self.listers.read(read).await
     }
 }
 
-/// Keeps other processes away, until the file is dropped or the process dies.
-/// It is a file of its own because SQLite's locks on the database would be
-/// lost if another descriptor of it were closed.
 fn lock_file(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");

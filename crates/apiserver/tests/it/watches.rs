@@ -3,7 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use coracle_apiserver::ApiServer;
+use coracle_machinery::GroupResource;
+use coracle_store::{
+    Expect, KeyValue, ListRequest, Outcome, Page, Revision, Store, StoreError, WatchStream, Write,
+};
+use futures::StreamExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -239,6 +247,68 @@ async fn list(c: &Caller, selector: &str) -> (BTreeMap<String, Value>, String) {
         )
     });
     (items.collect(), revision(&list))
+}
+
+/// A store whose changes are seen late: by reading, and never by watching.
+struct Late(Arc<dyn Store>);
+
+#[async_trait]
+impl Store for Late {
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
+        self.0.get(key).await
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Page, StoreError> {
+        self.0.list(request).await
+    }
+
+    async fn write(&self, key: &str, expect: Expect, write: Write) -> Result<Outcome, StoreError> {
+        self.0.write(key, expect, write).await
+    }
+
+    async fn watch(&self, _: &str, _: Revision) -> Result<WatchStream, StoreError> {
+        Ok(futures::stream::pending().boxed())
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision().await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.0.compact(revision).await
+    }
+}
+
+/// Who is woken by a watch's first state is not woken by that change again, so
+/// what it then reads of the server's caches must not be older.
+#[tokio::test]
+async fn what_a_watch_has_shown_is_in_what_is_read_after_it() {
+    let inner = store();
+    let writer = Caller(
+        ApiServer::builder(Arc::clone(&inner))
+            .kinds(kinds())
+            .build(),
+    );
+    let late = ApiServer::builder(Arc::new(Late(inner)))
+        .kinds(kinds())
+        .build();
+    let pods = GroupResource::new("", "pods");
+    let count = async || late.objects().list(&pods, "").await.unwrap().len();
+    assert_eq!(count().await, 0);
+    writer.post(PODS, &pod("a", "x")).await.ok();
+    let mut watch = Lines::open(&Caller(late.clone()), &format!("{PODS}?watch=1")).await;
+    assert_eq!(
+        watch.next().await.unwrap()["object"]["metadata"]["name"],
+        "a"
+    );
+    assert_eq!(count().await, 1);
+    writer.post(PODS, &pod("b", "x")).await.ok();
+    // Without a first state, from now on.
+    let now = format!(
+        "{PODS}?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan&resourceVersion="
+    );
+    let _watch = Lines::open(&Caller(late.clone()), &now).await;
+    assert_eq!(count().await, 2);
 }
 
 proptest! {

@@ -162,3 +162,15 @@ pub async fn refuse_future_and_compacted_revisions(store: impl Store) {
     assert_eq!((page.items.len(), page.revision), (0, 7));
     assert_eq!(set(&store, "c", "8").await, 8);
 }
+
+/// A client that reads no further leaves the future of its list where it is.
+pub async fn are_not_held_up_by_those_that_nobody_looks_at(store: impl Store) {
+    set(&store, "a", "1").await;
+    let list = || store.list(ListRequest::default());
+    let mut left: Vec<_> = (0..16).map(|_| Box::pin(list())).collect();
+    for future in &mut left {
+        let _ = futures::poll!(future);
+    }
+    let page = tokio::time::timeout(super::PATIENCE, list()).await;
+    assert_eq!(page.expect("a list is held up").unwrap().items.len(), 1);
+}

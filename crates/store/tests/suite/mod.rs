@@ -38,6 +38,7 @@ macro_rules! store_suite {
                 page_consistently_while_writes_go_on
                 read_every_revision_of_the_past
                 refuse_future_and_compacted_revisions
+                are_not_held_up_by_those_that_nobody_looks_at
             }
             watches {
                 replay_history_then_follow
