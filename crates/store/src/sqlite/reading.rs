@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -42,6 +43,11 @@ impl Readers {
 
     pub(super) fn close(&self) {
         self.pool.close();
+    }
+
+    /// As [`Pool::close_unused`].
+    pub(super) fn close_unused(&self, since: Instant) {
+        self.pool.close_unused(since);
     }
 
     /// Reads when it is its turn.
