@@ -174,8 +174,8 @@ struct Enforcer {
     settings: Settings,
     /// The table's name.
     table: String,
-    /// What it holds, as far as that is known.
-    written: Option<Ruleset>,
+    /// What it holds and what that was made of, as far as that is known.
+    written: Option<(Model, Ruleset)>,
     report: Report,
     /// There are policies that have to be read again.
     again: bool,
@@ -251,20 +251,26 @@ impl Enforcer {
     /// back; `None` if that failed.
     async fn step(&mut self, observed: Observed, mut cache: Cache) -> Option<Cache> {
         let table = format!("inet {}", self.table);
-        let (settings, written) = (self.settings.clone(), self.written.take());
+        let (settings, last) = (self.settings.clone(), self.written.take());
         let made = tokio::task::spawn_blocking(move || {
             let model = cache.build(&observed, settings.dns.map(|(ip, _)| ip));
-            let rules = ruleset::build(&model, &settings);
-            let text = nft::transition(written.as_ref(), &rules, &table);
+            let (rules, text) = match last {
+                Some((before, rules)) if before.is_like(&model) => (rules, String::new()),
+                last => {
+                    let rules = ruleset::build(&model, &settings);
+                    let last = last.as_ref().map(|(_, rules)| rules);
+                    let text = nft::transition(last, &rules, &table);
+                    (rules, text)
+                }
+            };
             let parts = model.namespaces.values();
             let mut excess = parts.filter_map(|part| part.excess.as_ref());
             let again = excess.any(|excess| excess.is_over);
-            let too = model.namespaces.into_iter();
-            let too = too.filter_map(|(name, part)| Too::of(name, &part));
-            let too: Vec<Too> = too.collect();
-            (cache, rules, text, too, again)
+            let too = model.namespaces.iter();
+            let too: Vec<Too> = too.filter_map(|(name, part)| Too::of(name, part)).collect();
+            (cache, (model, rules), text, too, again)
         });
-        let (cache, rules, text, too, again) = match made.await {
+        let (cache, wanted, text, too, again) = match made.await {
             Ok(made) => made,
             Err(error) => {
                 tracing::error!(%error, "rules of network policies not made");
@@ -279,7 +285,7 @@ impl Enforcer {
             tracing::error!(%error, "rules of network policies not written");
             return None;
         }
-        self.written = Some(rules);
+        self.written = Some(wanted);
         Some(cache)
     }
 

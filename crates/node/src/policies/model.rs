@@ -40,6 +40,19 @@ pub struct Model {
     pub named_ports: BTreeMap<PortName, BTreeSet<(Ipv4Addr, u16)>>,
 }
 
+impl Model {
+    /// Whether both are of the same parts, groups and ports, as after changes
+    /// that policies do not see.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let both = || self.namespaces.values().zip(other.namespaces.values());
+        self.namespaces.keys().eq(other.namespaces.keys())
+            && both().all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.pods == other.pods
+            && self.groups == other.groups
+            && self.named_ports == other.named_ports
+    }
+}
+
 /// What the policies of a namespace let through.
 #[derive(Debug, Default)]
 pub struct Part {

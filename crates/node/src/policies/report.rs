@@ -25,10 +25,10 @@ pub struct Too {
 
 impl Too {
     /// The namespace, if its policies are still too many.
-    pub fn of(namespace: String, part: &Part) -> Option<Self> {
+    pub fn of(namespace: &str, part: &Part) -> Option<Self> {
         let excess = part.excess.as_ref().filter(|excess| !excess.is_over)?;
         Some(Self {
-            namespace,
+            namespace: namespace.to_owned(),
             bound: excess.bound,
             longest: Arc::clone(&excess.longest),
         })

@@ -6,7 +6,7 @@
 //! the same policies share it. It asks the policies one by one, each a chain of
 //! its own, and drops what none of them lets through.
 //!
-//! Two, since the kernel walks along all ways through a chain whenever
+//! Two, since many a kernel walks along all ways through a chain whenever
 //! something changes. Were receivers asked where a sender's policy lets a packet
 //! out, there would be a way for each rule of the one and each of the other.
 //!

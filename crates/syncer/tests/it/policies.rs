@@ -204,17 +204,26 @@ async fn the_host_tells_of_network_policies_that_are_too_many() {
     let name = "web-x-default-x-vc";
     let host = format!("{policies}/demo/networkpolicies/{name}");
     let host = world.host.appears(&host).await;
-    let event = json!({
-        "metadata": {"name": format!("{name}.17"), "namespace": "demo"},
-        "involvedObject": {"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
-            "name": name, "namespace": "demo", "uid": object::uid(&host)},
-        "reason": "TooManyNetworkPolicies", "type": "Warning", "count": 1,
-        "message": "There are too many.",
-    });
-    world
-        .host
-        .create("/api/v1/namespaces/demo/events", event)
-        .await;
-    let message = told(&world, "NetworkPolicy", "web").await;
+    // The syncer tells of events from when it began to look, about what it
+    // knows already.
+    let told = async { told(&world, "NetworkPolicy", "web").await };
+    let keep_telling = async {
+        for n in 0.. {
+            let event = json!({
+                "metadata": {"name": format!("{name}.{n}"), "namespace": "demo"},
+                "involvedObject": {"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
+                    "name": name, "namespace": "demo", "uid": object::uid(&host)},
+                "reason": "TooManyNetworkPolicies", "type": "Warning", "count": 1,
+                "message": "There are too many.",
+            });
+            let events = "/api/v1/namespaces/demo/events";
+            world.host.create(events, event).await;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let message = tokio::select! {
+        message = told => message,
+        () = keep_telling => unreachable!(),
+    };
     assert_eq!(message, "There are too many.");
 }

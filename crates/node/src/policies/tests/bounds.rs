@@ -290,6 +290,9 @@ fn only_what_changed_is_made_again() {
     let mut step = |all: &Observed| {
         let next = cache.build(all, Some(DNS.0));
         let same = ["a", "b"].map(|n| Arc::ptr_eq(&last.namespaces[n], &next.namespaces[n]));
+        let rules = |model: &Model| ruleset::build(model, &settings());
+        assert!(!last.is_like(&next) || rules(&last) == rules(&next));
+        assert!(last.is_like(&next) || same != [true, true] || rules(&last) != rules(&next));
         let fresh = ruleset::build(&model(all), &settings());
         assert_eq!(ruleset::build(&next, &settings()), fresh);
         last = next;
