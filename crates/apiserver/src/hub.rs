@@ -30,7 +30,7 @@ const RING_EVENTS: usize = 512;
 /// Bytes kept per resource, so that large objects do not add up.
 const RING_BYTES: usize = 1 << 20;
 /// How long they are kept at most: an idle server holds none.
-const RING_AGE: Duration = Duration::from_secs(60);
+const RING_AGE: Duration = Duration::from_secs(30);
 /// Events waiting for one watcher: what a client may lag behind.
 const QUEUE_EVENTS: usize = 1024;
 /// Bytes waiting for one watcher.

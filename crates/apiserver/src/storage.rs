@@ -30,8 +30,9 @@ const CACHED_LIST: usize = 2048;
 /// Lists kept: a few cluster-wide ones, and one for each busy namespace.
 const CACHED_LISTS: usize = 256;
 /// How long parsed objects are kept without use: at least so long, and until
-/// the next change of any object after twice as long.
-const CACHED_UNUSED: Duration = Duration::from_secs(60);
+/// the next change of any object after twice as long. Heartbeats of nodes, each
+/// ten seconds, look at the same objects again.
+const CACHED_UNUSED: Duration = Duration::from_secs(20);
 /// Keys read at a time where a whole resource is walked.
 const WALK_PAGE: usize = 500;
 

@@ -36,8 +36,8 @@ const ROW_OVERHEAD: u64 = 64;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How long a reader without use stays open: longer than the pauses of whoever
-/// reads now and then.
-const READERS_REST: Duration = Duration::from_secs(60);
+/// reads regularly.
+const READERS_REST: Duration = Duration::from_secs(20);
 
 /// TTLs are rounded up to a sixteenth, but not by more than this: events that
 /// were written together expire together, with one wake-up a minute.
