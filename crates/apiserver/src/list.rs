@@ -14,6 +14,7 @@ use futures::stream;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::{Body, BoxError, json_bytes, json_value, with_body};
 use crate::query::{ListOptions, Match};
@@ -182,13 +183,17 @@ impl Listing {
     /// Reads on from where the last page ended.
     async fn read(&mut self, limit: usize) -> Result<Page, ApiError> {
         self.request.limit = Some(limit);
-        let mut page = self.storage.list(self.request.clone()).await?;
-        self.resource.serve_items(&mut page.items).await?;
+        let page = read_page(&self.storage, &self.resource, self.request.clone()).await?;
+        self.reached(&page);
+        Ok(page)
+    }
+
+    /// Notes where a page ended, and at which revision it was read.
+    fn reached(&mut self, page: &Page) {
         self.request.revision = Some(page.revision);
         if let Some(last) = page.items.last() {
             self.request.after = Some(last.key.clone());
         }
-        Ok(page)
     }
 
     /// Writes one item if it passes; true if it did.
@@ -218,6 +223,7 @@ impl Listing {
             } else {
                 wanted
             };
+            self.request.count = !filtered;
             let page = self.read(read).await?;
             let mut left = page.items.len();
             let mut last = None;
@@ -263,27 +269,27 @@ impl Listing {
             ..ListMeta::default()
         };
         let mut out = self.shaper.list_head(&self.resource, &meta);
+        let ahead = self.ahead(&page);
         self.append(&mut out, &page)?;
-        if page.remaining == 0 {
+        if ahead.is_none() {
             out.extend_from_slice(self.shaper.list_tail());
             return Ok(json_bytes(StatusCode::OK, out));
         }
-        let size = next_page_size(&page);
         let head = Bytes::from(out);
         let chunks = stream::try_unfold(
-            (self, Some(head), Some(size)),
-            |(mut listing, ready, size)| async move {
+            (self, Some(head), ahead),
+            |(mut listing, ready, ahead)| async move {
                 if let Some(bytes) = ready {
-                    return Ok::<_, BoxError>(Some((bytes, (listing, None, size))));
+                    return Ok::<_, BoxError>(Some((bytes, (listing, None, ahead))));
                 }
-                let Some(size) = size else {
+                let Some(ahead) = ahead else {
                     return Ok(None);
                 };
-                let page = listing.read(size).await?;
+                let page = ahead.await??;
+                listing.reached(&page);
+                let next = listing.ahead(&page);
                 let mut out = Vec::with_capacity(PAGE_BYTES + (PAGE_BYTES >> 3));
                 listing.append(&mut out, &page)?;
-                let next =
-                    (page.remaining > 0 && !page.items.is_empty()).then(|| next_page_size(&page));
                 if next.is_none() {
                     out.extend_from_slice(listing.shaper.list_tail());
                 }
@@ -297,12 +303,37 @@ impl Listing {
         ))
     }
 
+    /// Begins to read the page after this one, if there is one, while this one
+    /// is on its way: one page ahead, so that a client that does not read costs
+    /// no more.
+    fn ahead(&self, page: &Page) -> Option<AbortOnDropHandle<Result<Page, ApiError>>> {
+        if page.remaining == 0 || page.items.is_empty() {
+            return None;
+        }
+        let (storage, resource) = (Arc::clone(&self.storage), Arc::clone(&self.resource));
+        let mut request = self.request.clone();
+        request.limit = Some(next_page_size(page));
+        Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            read_page(&storage, &resource, request).await
+        })))
+    }
+
     fn append(&mut self, out: &mut Vec<u8>, page: &Page) -> Result<(), ApiError> {
         for item in &page.items {
             self.write(out, item)?;
         }
         Ok(())
     }
+}
+
+async fn read_page(
+    storage: &Storage,
+    resource: &Resource,
+    request: ListRequest,
+) -> Result<Page, ApiError> {
+    let mut page = storage.list(request).await?;
+    resource.serve_items(&mut page.items).await?;
+    Ok(page)
 }
 
 /// As many keys as make up about `PAGE_BYTES`, judged by the last page.

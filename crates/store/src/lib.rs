@@ -96,6 +96,8 @@ pub struct ListRequest {
     pub limit: Option<usize>,
     /// The revision to read at; `None` for the latest.
     pub revision: Option<Revision>,
+    /// Count the keys that follow, which means to walk over them.
+    pub count: bool,
 }
 
 /// A part of the keys of a prefix, in order, consistent at `revision`.
@@ -105,7 +107,8 @@ pub struct Page {
     pub items: Vec<KeyValue>,
     /// The revision that was read.
     pub revision: Revision,
-    /// How many further keys of the prefix follow the last item.
+    /// How many further keys of the prefix follow the last item; 1 for any
+    /// number of them if they were not to be counted.
     pub remaining: usize,
 }
 

@@ -139,9 +139,9 @@ pub(super) fn list(connection: &Connection, request: &ListRequest) -> Result<Pag
     }
     let limit = request.limit.unwrap_or(usize::MAX);
     let (revisions, remaining) = if revision == bounds.latest {
-        latest_revisions(&transaction, &range, limit)?
+        latest_revisions(&transaction, &range, limit, request.count)?
     } else {
-        revisions_at(&transaction, &range, limit, revision)?
+        revisions_at(&transaction, &range, limit, request.count, revision)?
     };
     Ok(Page {
         items: read_entries(&transaction, &revisions)?,
@@ -170,22 +170,28 @@ impl Bounds {
 }
 
 /// The changes that made the first `limit` keys what they are now, in order of
-/// the keys, and how many keys follow.
+/// the keys, and how many keys follow, or with `count` not set whether any do.
 fn latest_revisions(
     connection: &Connection,
     range: &KeyRange,
     limit: usize,
+    count: bool,
 ) -> rusqlite::Result<(Vec<Revision>, usize)> {
     let mut statement = connection.prepare_cached(
         "SELECT revision FROM current WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3",
     )?;
-    let sql_limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    // One more tells whether there are more.
+    let sql_limit = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
     let rows = statement.query_map(params![range.from, range.to, sql_limit], |row| {
         revision_at(row, 0)
     })?;
-    let revisions = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    if revisions.len() < limit {
+    let mut revisions = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    if revisions.len() <= limit {
         return Ok((revisions, 0));
+    }
+    revisions.truncate(limit);
+    if !count {
+        return Ok((revisions, 1));
     }
     let mut statement =
         connection.prepare_cached("SELECT count(*) FROM current WHERE key >= ?1 AND key < ?2")?;
@@ -202,6 +208,7 @@ fn revisions_at(
     connection: &Connection,
     range: &KeyRange,
     limit: usize,
+    count: bool,
     revision: Revision,
 ) -> rusqlite::Result<(Vec<Revision>, usize)> {
     let mut changed: BTreeMap<Vec<u8>, Revision> = BTreeMap::new();
@@ -229,18 +236,25 @@ fn revisions_at(
         } else {
             remaining += 1;
         }
+        // Whether any follows is known as soon as one does.
+        count || remaining == 0
     };
-    while let Some(row) = rows.next()? {
+    let mut goes_on = true;
+    while goes_on && let Some(row) = rows.next()? {
         let key = row.get_ref(0)?.as_blob()?;
         let last_change = revision_at(row, 1)?;
-        while let Some((_, previous)) = before.next_if(|(other, _)| other.as_slice() <= key) {
-            add(previous);
+        while goes_on
+            && let Some((_, previous)) = before.next_if(|(other, _)| other.as_slice() <= key)
+        {
+            goes_on = add(previous);
         }
-        if last_change <= revision {
-            add(last_change);
+        if goes_on && last_change <= revision {
+            goes_on = add(last_change);
         }
     }
-    before.for_each(|(_, previous)| add(previous));
+    while goes_on && let Some((_, previous)) = before.next() {
+        goes_on = add(previous);
+    }
     Ok((revisions, remaining))
 }
 

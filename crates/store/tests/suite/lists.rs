@@ -14,11 +14,16 @@ pub async fn are_ordered_and_bounded_by_their_prefix(store: impl Store) {
             after: after.map(str::to_owned),
             limit,
             revision: None,
+            count: true,
         };
         let store = &store;
         async move {
-            let page = store.list(request).await.unwrap();
+            let page = store.list(request.clone()).await.unwrap();
             assert_eq!(page.revision, 8);
+            let count = false;
+            let uncounted = store.list(ListRequest { count, ..request }).await.unwrap();
+            assert_eq!(uncounted.items, page.items);
+            assert_eq!(uncounted.remaining, page.remaining.min(1));
             for item in &page.items {
                 assert_eq!(item.value, item.key);
             }
@@ -58,6 +63,7 @@ pub async fn page_consistently_while_writes_go_on(store: impl Store) {
 
     let mut request = ListRequest {
         limit: Some(7),
+        count: true,
         ..everything("p/")
     };
     let mut collected: Vec<KeyValue> = Vec::new();

@@ -121,14 +121,20 @@ async fn run(store: &impl Store, model: &mut Model, call: Call) {
             limit,
             back,
         } => {
-            let request = ListRequest {
+            let mut request = ListRequest {
+                count: true,
                 prefix: PREFIXES[prefix].to_owned(),
                 after: after.map(|key| KEYS[key].to_owned()),
                 limit,
                 revision: back.map(|back| (model.latest() + 2).saturating_sub(back)),
             };
             let expected = model.list(&request);
-            let page = store.list(request).await;
+            let page = store.list(request.clone()).await;
+            request.count = false;
+            if let (Ok(page), Ok(uncounted)) = (&page, store.list(request).await) {
+                assert_eq!(uncounted.items, page.items);
+                assert_eq!(uncounted.remaining, page.remaining.min(1));
+            }
             match (page, expected) {
                 (Ok(page), Ok((items, remaining))) => {
                     assert_eq!((page.items, page.remaining), (items, remaining));
