@@ -131,12 +131,13 @@ impl Backend {
         }
     }
 
+    /// Address and port, as they stand in a URL.
+    pub(crate) fn authority(&self) -> String {
+        std::net::SocketAddr::new(self.address, self.port).to_string()
+    }
+
     fn host_header(&self) -> HeaderValue {
-        let text = match self.address {
-            IpAddr::V4(address) => format!("{address}:{}", self.port),
-            IpAddr::V6(address) => format!("[{address}]:{}", self.port),
-        };
-        HeaderValue::try_from(text).expect("addresses are printable")
+        HeaderValue::try_from(self.authority()).expect("addresses are printable")
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod backend;
 mod kubelet;
+mod links;
 mod proxy;
 mod reach;
 mod websocket;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::backend::Backend;
 use super::kubelet::node_backend;
+use super::links::Shown;
 use super::reach::Reach;
 use crate::body::Body;
 use crate::hooks::{Connector, RequestContext};
@@ -100,8 +101,7 @@ impl Connector for PodProxy {
             tls: target.tls()?,
             name: None,
         };
-        let path = rest(context, &request);
-        backend.forward(request, &path).await
+        show(context, request, &backend).await
     }
 }
 
@@ -123,8 +123,7 @@ impl Connector for ServiceProxy {
             tls: target.tls()?,
             name: None,
         };
-        let path = rest(context, &request);
-        backend.forward(request, &path).await
+        show(context, request, &backend).await
     }
 }
 
@@ -137,9 +136,21 @@ impl Connector for NodeProxy {
     ) -> Result<Response<Body>, ApiError> {
         let target = target(&context.info.name)?;
         let backend = node_backend(context, target.name, &self.tls, &self.reach).await?;
-        let path = rest(context, &request);
-        backend.forward(request, &path).await
+        show(context, request, &backend).await
     }
+}
+
+/// Passes a request on; pages among the answers lead back here.
+async fn show(
+    context: &RequestContext,
+    mut request: Request<Body>,
+    backend: &Backend,
+) -> Result<Response<Body>, ApiError> {
+    let path = rest(context, &request);
+    let shown = Shown::new(request.method(), request.uri().path(), &path);
+    shown.announce(request.headers_mut(), &path);
+    let answer = backend.forward(request, &path).await?;
+    Ok(shown.answer(answer, &backend.authority()).await)
 }
 
 /// The path behind `/proxy`, still encoded as the client sent it, and the
