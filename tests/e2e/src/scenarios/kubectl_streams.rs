@@ -31,6 +31,7 @@ spec:
     args:
     - |
       for i in 1 2 3; do echo "line $i"; done
+      while [ ! -e /tmp/complain ]; do sleep 0.1; done
       echo "to stderr" >&2
       while [ ! -e /tmp/go ]; do sleep 0.1; done
       echo finished
@@ -88,9 +89,12 @@ fn logs(inside: &World) -> Result {
         "wait pod talker --for {jsonpath}=Running --timeout 120s"
     ))?;
     let mut follower = start(inside, &["logs", "-f", "talker", "-c", "main"])?;
-    for part in ["line 1", "line 2", "line 3", "to stderr"] {
+    for part in ["line 1", "line 2", "line 3"] {
         follower.wait_for(part)?;
     }
+    // One after the other: nothing orders what comes by two pipes.
+    inside.kubectl("exec talker -c main -- touch /tmp/complain")?;
+    follower.wait_for("to stderr")?;
     inside.kubectl("exec talker -c main -- touch /tmp/go")?;
     follower.wait_for("finished")?;
     let (code, rest) = follower.finish()?;

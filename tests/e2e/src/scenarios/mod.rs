@@ -65,7 +65,6 @@ const fn beside(name: &'static str, run: fn(&World) -> Result) -> Scenario {
 pub const ALL: &[Scenario] = &[
     alone("walkthrough", walkthrough::first_walkthrough),
     beside("rotation", rotation::certificates),
-    beside("network-policies", policies::enforced),
     beside("guarded", guarded::by_the_host),
     beside("inside", inside::pods_find_what_is_inside),
     beside("kubectl-streams", kubectl_streams::streams),
@@ -80,6 +79,7 @@ pub const ALL: &[Scenario] = &[
     beside("tutorial-services", mapping::services),
     beside("operator", operator::with_webhook),
     beside("pause", lifecycle::pause_and_resume),
+    alone("network-policies", policies::enforced),
     alone("tenant", tenant::owner_of_one_namespace),
     alone("input", input::wrong_input),
     alone("removal", removal::deletes_cut_short),
