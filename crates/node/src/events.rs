@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::{Metadata, Resource};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -113,15 +114,7 @@ impl Recorder {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        let object = ObjectReference {
-            kind: Some("PersistentVolumeClaim".to_owned()),
-            api_version: Some("v1".to_owned()),
-            name: claim.metadata.name.clone(),
-            namespace: claim.metadata.namespace.clone(),
-            uid: claim.metadata.uid.clone(),
-            resource_version: claim.metadata.resource_version.clone(),
-            ..Default::default()
-        };
+        let object = reference(claim);
         self.send(object, kind, reason, message.into());
     }
 
@@ -133,15 +126,7 @@ impl Recorder {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        let object = ObjectReference {
-            kind: Some("NetworkPolicy".to_owned()),
-            api_version: Some("networking.k8s.io/v1".to_owned()),
-            name: policy.metadata.name.clone(),
-            namespace: policy.metadata.namespace.clone(),
-            uid: policy.metadata.uid.clone(),
-            resource_version: policy.metadata.resource_version.clone(),
-            ..Default::default()
-        };
+        let object = reference(policy);
         self.send(object, kind, reason, message.into());
     }
 
@@ -162,6 +147,23 @@ impl Recorder {
         if self.queue.try_send(record).is_err() {
             tracing::debug!(reason, "event queue full, event lost");
         }
+    }
+}
+
+/// An object, as an event names it.
+fn reference<K>(object: &K) -> ObjectReference
+where
+    K: Resource + Metadata<Ty = ObjectMeta>,
+{
+    let metadata = object.metadata();
+    ObjectReference {
+        kind: Some(K::KIND.to_owned()),
+        api_version: Some(K::API_VERSION.to_owned()),
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        uid: metadata.uid.clone(),
+        resource_version: metadata.resource_version.clone(),
+        ..Default::default()
     }
 }
 
